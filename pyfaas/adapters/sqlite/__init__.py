@@ -1,0 +1,1 @@
+"""The SQLite adapters of the Store and Queue ports."""

@@ -1,0 +1,278 @@
+"""The values that pyfaas is about: accounts, functions, versions, pointers, invocations.
+
+Nothing here does anything; every value is frozen. Times are seconds since the epoch (float),
+durations milliseconds, sizes bytes; the unit is in the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NewType
+
+AccountId = NewType("AccountId", str)  # 12 digits
+FunctionId = NewType("FunctionId", str)  # uuid
+InvocationId = NewType("InvocationId", str)  # uuid7 text
+TenantKey = NewType("TenantKey", str)  # an account id, or later "owner+caller"
+
+
+class Scope(StrEnum):
+    """What a token may do; `admin` is the operator's and includes all."""
+
+    INVOKE = "invoke"
+    DEPLOY = "deploy"
+    READ = "read"
+    ADMIN = "admin"
+
+
+class Shape(StrEnum):
+    """How a handler is called."""
+
+    EVENT = "event"
+    TYPED = "typed"
+    ASGI = "asgi"
+
+
+class VersionState(StrEnum):
+    """How far a version's preparation is."""
+
+    STORED = "stored"
+    PREPARING = "preparing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """How an invocation ended: a closed set."""
+
+    OK = "ok"
+    ERROR = "error"
+    INIT_ERROR = "init_error"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    LIMIT = "limit"
+    FORBIDDEN_SYSCALL = "forbidden_syscall"
+    CRASHED = "crashed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    LOST = "lost"
+
+
+class JobState(StrEnum):
+    """Where an asynchronous invocation stands; all but queued and running are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    OOM = "oom"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DEAD = "dead"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing will change any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An owner of functions; the unit of isolation."""
+
+    id: AccountId
+    name: str
+    network: bool = True
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A bearer token as kept: only the sha256 of its text. `expires` and `revoked` are None or times."""
+
+    id: str
+    account: AccountId
+    digest: bytes
+    scopes: frozenset[Scope]
+    label: str = ""
+    created: float
+    expires: float | None = None
+    revoked: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, after authentication."""
+
+    account: Account
+    token: Token
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the token carries the scope."""
+        return scope in self.token.scopes or Scope.ADMIN in self.token.scopes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """Retries of an asynchronous run after the first attempt."""
+
+    max: int = 2
+    initial_ms: int = 1000
+    factor: float = 2.0
+    max_delay_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """What a version's code id covers beside its bundle: a change of any of these is a new version."""
+
+    handler: str | None = None  # None: found by the rules of interface.md at the probe
+    shape: Shape | None = None  # None: found at the probe
+    memory_bytes: int = 256 << 20
+    timeout_ms: int = 30_000
+    init_timeout_ms: int = 60_000
+    requirements: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    network: tuple[str, ...] = ()
+    pickled: bool = False  # the bundle holds function.pkl from a notebook or __main__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of a function, in force at once for all its versions."""
+
+    concurrency: int = 20
+    public: bool = False
+    idempotent: bool = False
+    stale: str = "allow"
+    max_stale_time_ms: int | None = None
+    max_stale_requests: int | None = None
+    stale_percent: int | None = None
+    min_version: int | None = None
+    max_wait_ms: int = 120_000
+    retries: Retries = field(default_factory=Retries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a version failed: a code and a sentence, with the end of the build's log."""
+
+    code: str
+    message: str
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A revision with a number. `environment` names the dependency environment once it is known."""
+
+    function: FunctionId
+    number: int
+    code_id: str
+    bundle: str  # "sha256-…" of the bundle's content
+    size_bytes: int
+    revision: Revision
+    state: VersionState
+    reason: Reason | None = None
+    created: float
+    withdrawn: bool = False
+    handler: str | None = None  # as the probe found it
+    shape: Shape | None = None
+    generator: bool = False
+    environment: str | None = None
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A named piece of deployable code of one account."""
+
+    id: FunctionId
+    account: AccountId
+    name: str
+    settings: Settings
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointerMove:
+    """One move of `latest` or of a release alias; `weights` maps further versions to whole percents."""
+
+    function: FunctionId
+    pointer: str
+    seq: int
+    version: int
+    at: float
+    weights: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt at an asynchronous invocation."""
+
+    n: int
+    started: float
+    finished: float | None = None
+    requested: int | None = None
+    executed: int | None = None
+    outcome: Outcome | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """An asynchronous invocation as stored. `result` is the answer's bytes, JSON unless `result_is_bytes`."""
+
+    id: InvocationId
+    account: AccountId
+    function: FunctionId
+    name: str
+    qualifier: str | None
+    event: bytes
+    event_is_bytes: bool
+    state: JobState
+    due: float
+    created: float
+    deadline: float | None = None
+    finished: float | None = None
+    outcome: Outcome | None = None
+    attempts: tuple[Attempt, ...] = ()
+    lost: int = 0  # attempts lost to a platform failure; they do not count against retries
+    result: bytes | None = None
+    result_is_bytes: bool = False
+    error: Mapping[str, Any] | None = None
+    fence: int = 0
+    replay_of: InvocationId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line of a function's log, or of a version's build (`invocation` None)."""
+
+    at: float
+    function: FunctionId
+    version: int
+    invocation: InvocationId | None
+    stream: str  # out | err | log | platform | build
+    line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """What one run, or one idle or init stretch, used; `kind` is call | init | idle | build."""
+
+    kind: str
+    at: float
+    account: AccountId  # the payer
+    owner: AccountId
+    function: FunctionId
+    version: int
+    invocation: InvocationId | None
+    outcome: Outcome | None
+    wall_us: int = 0
+    cpu_us: int = 0
+    memory_bytes: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0

@@ -1,0 +1,197 @@
+"""Ports: what the service needs of the world, as protocols; the adapters implement them, tests fake them.
+
+A second machine attaches here later (another Store, Queue, Bundles): nothing above may know where a VM is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pyfaas.model import (
+    Account,
+    AccountId,
+    Attempt,
+    Function,
+    FunctionId,
+    InvocationId,
+    Job,
+    JobState,
+    LogLine,
+    Outcome,
+    PointerMove,
+    Token,
+    UsageRow,
+    Version,
+)
+from sandbox.spec import Ending, Layer, Limits, Usage
+
+
+class Clock(Protocol):
+    """Time, injected. Both in seconds."""
+
+    def now(self) -> float:
+        """Wall clock, since the epoch."""
+
+    def monotonic(self) -> float:
+        """A clock that only goes forward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything that the in-memory registry holds, as loaded at the start (tombstones left out)."""
+
+    accounts: Sequence[Account]
+    tokens: Sequence[Token]
+    functions: Sequence[Function]
+    versions: Sequence[Version]
+    moves: Sequence[PointerMove]
+
+
+class Store(Protocol):
+    """Durable state. A returned write is on the disk (synchronous=FULL), except `add_usage` and `add_logs` (batches).
+
+    Raises PyfaasError with `conflict` for a taken name, `storage_full` when the disk is full; no driver's exception leaves.
+    """
+
+    async def load(self) -> Snapshot: ...
+    async def add_account(self, account: Account, token: Token | None) -> None: ...
+    async def remove_account(self, account: AccountId, at: float) -> None: ...
+    async def add_token(self, token: Token) -> None: ...
+    async def revoke_token(self, token_id: str, at: float) -> None: ...
+    async def publish(self, function: Function, version: Version | None, move: PointerMove | None) -> None:
+        """Write a new or changed function, with a new version and the move of `latest` when given, in one transaction."""
+
+    async def set_version(self, version: Version) -> None:
+        """Replace a version's mutable part: state, reason, withdrawn, handler, shape, generator, environment, deleted."""
+
+    async def move_pointer(self, move: PointerMove, withdrawn: Version | None = None) -> None: ...
+    async def remove_pointer(self, function: FunctionId, pointer: str) -> None: ...
+    async def remove_function(self, function: FunctionId, at: float) -> None: ...
+    async def add_usage(self, rows: Sequence[UsageRow]) -> None: ...
+    async def usage(self, account: AccountId | None, since: float, until: float) -> Sequence[Mapping[str, Any]]:
+        """Sum usage by (kind, account, owner, function, day), with outcomes as a mapping; None is every account."""
+
+    async def add_logs(self, lines: Sequence[LogLine]) -> None: ...
+    async def logs(
+        self,
+        function: FunctionId,
+        *,
+        version: int | None = None,
+        invocation: InvocationId | None = None,
+        since: float = 0.0,
+        build: bool = False,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[tuple[int, LogLine]]:
+        """Return (cursor, line) in order; `after` is the last cursor seen."""
+
+    async def trim(self, before: float) -> None:
+        """Delete logs, and finished jobs with their results, older than `before`."""
+
+    async def close(self) -> None: ...
+
+
+class Queue(Protocol):
+    """Durable asynchronous invocations. Every method is one transaction."""
+
+    async def put(self, job: Job) -> None:
+        """Keep a job; durable when it returns (before the 202)."""
+
+    async def claim(self, limit: int, now: float, instance: str) -> Sequence[Job]:
+        """Take due jobs, oldest first: queued → running with a new fence and a new attempt."""
+
+    async def finish_attempt(self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, **ended: Any) -> bool:
+        """Record an attempt's end and the job's next state (`due`, `outcome`, `result`, `result_is_bytes`, `error`, `lost`).
+
+        False when the fence is stale or the job is terminal: the first terminal write wins.
+        """
+
+    async def cancel(self, job_id: InvocationId, at: float) -> Job | None: ...
+    async def get(self, job_id: InvocationId) -> Job | None: ...
+    async def list(
+        self, account: AccountId, *, state: JobState | None = None, after: str = "", limit: int = 100
+    ) -> Sequence[Job]: ...
+    async def next_due(self) -> float | None: ...
+    async def recover(self, instance: str, now: float, max_lost: int = 3) -> int:
+        """At start: attempts of other instances become `lost` and their jobs queued again; returns how many."""
+
+    async def cancel_function(self, function: FunctionId, at: float) -> Sequence[InvocationId]:
+        """Cancel the queued jobs of a removed function."""
+
+
+class Bundles(Protocol):
+    """Bundles by content hash, as the zip that was uploaded and checked."""
+
+    async def put(self, digest: str, packed: bytes) -> None: ...
+    async def has(self, digest: str) -> bool: ...
+    async def path_name(self, digest: str) -> str:
+        """Return the file's name inside the `bundles` store, for a launcher to attach."""
+
+    async def remove(self, digest: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mounted:
+    """Code to be attached to a container: (slot, store, name) each."""
+
+    slot: str
+    store: str
+    name: str
+    writable: bool = False
+
+
+class Container(Protocol):
+    """A confined process that waits for code; owned by the adapter, chosen by placement."""
+
+    id: str
+    vm: str
+    on_packet: Callable[[bytes], None]
+    on_end: Callable[[Ending], None]
+
+    def send(self, packets: Iterable[bytes]) -> None: ...
+    def limit(self, limits: Limits) -> None: ...
+    def usage(self) -> Usage: ...
+    def cpu_ns(self) -> int:
+        """Return the process's own CPU time, in nanoseconds, without its children (see architecture.md)."""
+
+    def read_logs(self) -> tuple[bytes, bytes]:
+        """Return what waits in its two log pipes, without blocking."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def kill(self) -> None: ...
+    async def attach(self, mounts: Sequence[Mounted]) -> None: ...
+
+
+class Workers(Protocol):
+    """VMs and containers, wherever they are. Raises PyfaasError no_capacity when nothing can be made."""
+
+    on_lost: Callable[[], None]  # the launcher ended, and every VM with it
+
+    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
+        """Make an unassigned VM with one blank container in it."""
+
+    async def fork(self, vm: str) -> Container: ...
+    async def close_vm(self, vm: str) -> None: ...
+    async def stage(self, vm: str, name: str) -> None:
+        """Make a directory in the staging store that the VM's code may write when it is attached."""
+
+    async def commit(self, staged: str, store: str, name: str) -> None: ...
+    async def discard(self, store: str, name: str) -> None: ...
+    def layers(self) -> Sequence[Layer]: ...
+
+
+__all__ = [
+    "Attempt",
+    "Bundles",
+    "Clock",
+    "Container",
+    "Mounted",
+    "Outcome",
+    "Queue",
+    "Snapshot",
+    "Store",
+    "Workers",
+]

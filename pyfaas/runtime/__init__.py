@@ -1,0 +1,1 @@
+"""What runs inside a container; standard library only, named by string, imported by nobody else."""

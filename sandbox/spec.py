@@ -1,0 +1,80 @@
+"""Frozen values that describe VMs, limits and how a guest process ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+MIB = 1024 * 1024
+
+
+class Network(StrEnum):
+    """What a VM's network namespace reaches; chosen when the VM is made."""
+
+    NONE = "none"  # an empty namespace, loopback down, shared by all plain VMs
+    HOST = "host"  # the host's own: for dependency builds only, which run no tenant code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one container may use; enforced by its cgroup leaf and its rlimits.
+
+    `memory_bytes` counts tmpfs pages too and has no swap beside it. `cpu` is in
+    processors (1.0 = one whole). `tmp_bytes` bounds /tmp and /dev/shm each.
+    """
+
+    memory_bytes: int = 256 * MIB
+    pids: int = 64
+    cpu: float = 1.0
+    tmp_bytes: int = 128 * MIB
+    output_bytes: int = 6 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSpec:
+    """A VM to be made: its network profile and the limits its blanks are born with."""
+
+    network: Network = Network.NONE
+    limits: Limits = field(default_factory=Limits)
+
+
+class Fate(StrEnum):
+    """How a container's process ended, as far as the kernel can tell."""
+
+    EXITED = "exited"  # left by itself, whatever its status
+    OOM = "oom"  # the leaf's oom_kill counter rose
+    FORBIDDEN_SYSCALL = "forbidden_syscall"  # SIGSYS from the seccomp filter
+    SIGNALLED = "signalled"  # any other signal
+    KILLED = "killed"  # we killed it
+    LOST = "lost"  # launcher or VM went away under it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A container's end with its evidence (signal, exit status, counters), for the caller to read."""
+
+    fate: Fate
+    signal: int = 0
+    status: int = 0
+    evidence: Mapping[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Counters of a cgroup leaf since it was made; read from the kernel, never from the guest."""
+
+    cpu_us: int = 0
+    memory_peak_bytes: int = 0
+    oom_kills: int = 0
+    pids_refused: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer of the isolation on this machine: is it live, and if not, why and what mends it."""
+
+    name: str
+    live: bool
+    detail: str = ""
+    mend: str = ""
