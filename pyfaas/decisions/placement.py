@@ -1,0 +1,282 @@
+"""Which container takes a call: the pools as plain state, one synchronous decision at a time.
+
+Theory of operation. A VM is *warm* (unassigned, one blank in it), *active* (assigned to one tenant key for the
+rest of its life) or gone. A container is a *blank*, or bound to one version: *loading*, *idle* or *busy*. Choosing
+one changes its state in the same call, so no two calls are ever given one container. The cascade, first match wins:
+
+    idle container of the version → blank in a VM of the tenant key → a VM of the tenant key with room (fork)
+    → VM from the warming pool → a new VM → no room (evict the idle one that was used longest ago, if any)
+
+`fork` and `open` make a container that is not there yet; the caller waits, and asks again when one arrived.
+Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pyfaas.model import FunctionId, TenantKey
+
+Lane = tuple[FunctionId, int]  # a function's version
+
+
+class Step(StrEnum):
+    """A step of the cascade: why a call got its container, or what is being made for it."""
+
+    IDLE = "idle"
+    BLANK = "blank"
+    WARM = "warm"
+    FORK = "fork"
+    OPEN = "open"
+    FULL = "full"
+
+
+class State(StrEnum):
+    """A container's state in the pool."""
+
+    BLANK = "blank"
+    LOADING = "loading"
+    IDLE = "idle"
+    BUSY = "busy"
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """A container as the pool knows it. `since` is when it entered its state (monotonic seconds)."""
+
+    id: str
+    vm: str
+    state: State = State.BLANK
+    lane: Lane | None = None
+    since: float = 0.0
+    calls: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class VmRecord:
+    """A VM as the pool knows it; `tenant` None means warm. `forking` counts blanks on their way."""
+
+    id: str
+    tenant: TenantKey | None = None
+    slots: dict[str, Slot] = field(default_factory=dict)
+    forking: int = 0
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """`slot` is reserved for IDLE, BLANK and WARM; `vm` names where to fork for FORK; `evict` what to end for FULL."""
+
+    step: Step
+    slot: Slot | None = None
+    vm: str = ""
+    evict: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """The pool's bounds; `warm` is the floor of the warming pool, `per_vm` the containers of one VM."""
+
+    warm: int = 4
+    warm_ceiling: int = 64
+    max_vms: int = 1000
+    max_containers: int = 4000
+    per_vm: int = 64
+    idle_seconds: float = 300.0
+
+
+class Pool:
+    """The warming and the active pool. Every method is one step of a state machine; none waits."""
+
+    def __init__(self, limits: PoolLimits) -> None:
+        """Start empty."""
+        self.limits = limits
+        self.vms: dict[str, VmRecord] = {}
+        self.warm: list[str] = []
+        self.opening = 0
+        self.by_tenant: dict[TenantKey, list[str]] = {}
+        self.idle: dict[tuple[TenantKey, Lane], list[Slot]] = {}
+        self.containers = 0
+        self.hits = self.misses = 0
+        self._assigned: list[float] = []
+
+    def __repr__(self) -> str:
+        """Show the counts."""
+        return f"<Pool {self.statistics()}>"
+
+    def statistics(self) -> dict[str, int]:
+        """Count VMs and containers by state."""
+        counts = {"vms": len(self.vms), "warm": len(self.warm), "opening": self.opening, "containers": self.containers}
+        for state in State:
+            counts[state.value] = sum(s.state is state for vm in self.vms.values() for s in vm.slots.values())
+        return counts
+
+    # ---- choosing
+
+    def take_idle(self, tenant: TenantKey, lane: Lane, now: float) -> Slot | None:
+        """Reserve the idle container of the version that was used last, so that the others age out."""
+        stack = self.idle.get((tenant, lane))
+        if not stack:
+            return None
+        slot = stack.pop()
+        slot.state, slot.since = State.BUSY, now
+        slot.calls += 1
+        return slot
+
+    def place(self, tenant: TenantKey, lane: Lane, now: float) -> Placement:
+        """Run the cascade for one call, reserving what it finds."""
+        slot = self.take_idle(tenant, lane, now)
+        if slot is not None:
+            return Placement(step=Step.IDLE, slot=slot)
+        roomy = None
+        for vm_id in self.by_tenant.get(tenant, ()):
+            vm = self.vms[vm_id]
+            blank = next((s for s in vm.slots.values() if s.state is State.BLANK), None)
+            if blank is not None:
+                return Placement(step=Step.BLANK, slot=self._bind(blank, lane, now))
+            if len(vm.slots) + vm.forking < self.limits.per_vm:
+                roomy = roomy or vm
+        if self.containers + self._forking() + self.opening >= self.limits.max_containers:
+            return Placement(step=Step.FULL, evict=self._oldest_idle())
+        if roomy is not None:
+            roomy.forking += 1
+            return Placement(step=Step.FORK, vm=roomy.id)
+        if self.warm:
+            self.hits += 1
+            return Placement(step=Step.WARM, slot=self._bind(self._assign(tenant, now), lane, now))
+        self.misses += 1
+        if len(self.vms) + self.opening >= self.limits.max_vms:
+            return Placement(step=Step.FULL, evict=self._oldest_idle())
+        self.opening += 1
+        return Placement(step=Step.OPEN)
+
+    def spare(self, vm_id: str) -> bool:
+        """Say whether the VM is to be given another blank, and count it as coming: each active VM keeps one."""
+        vm = self.vms.get(vm_id)
+        if vm is None or vm.tenant is None or vm.forking or len(vm.slots) >= self.limits.per_vm:
+            return False
+        if self.containers + self._forking() >= self.limits.max_containers:
+            return False
+        if any(s.state is State.BLANK for s in vm.slots.values()):
+            return False
+        vm.forking += 1
+        return True
+
+    # ---- what happened
+
+    def vm_opened(self, vm_id: str, container: str, now: float) -> None:
+        """Take in a new VM with its blank; it is warm."""
+        self.opening = max(0, self.opening - 1)
+        vm = self.vms[vm_id] = VmRecord(id=vm_id, since=now)
+        vm.slots[container] = Slot(id=container, vm=vm_id, since=now)
+        self.containers += 1
+        self.warm.append(vm_id)
+
+    def open_failed(self) -> None:
+        """Forget a VM that could not be made."""
+        self.opening = max(0, self.opening - 1)
+
+    def forked(self, vm_id: str, container: str | None, now: float) -> bool:
+        """Take in a blank that was forked into a VM (None: it failed); False when the VM is gone."""
+        vm = self.vms.get(vm_id)
+        if vm is None:
+            return False
+        vm.forking = max(0, vm.forking - 1)
+        if container is not None:
+            vm.slots[container] = Slot(id=container, vm=vm_id, since=now)
+            self.containers += 1
+        return True
+
+    def release(self, slot: Slot, now: float) -> None:
+        """Make a container idle after its load or its call."""
+        vm = self.vms.get(slot.vm)
+        if vm is None or slot.lane is None or slot.id not in vm.slots or vm.tenant is None:
+            return
+        slot.state, slot.since = State.IDLE, now
+        self.idle.setdefault((vm.tenant, slot.lane), []).append(slot)
+
+    def container_gone(self, vm_id: str, container: str) -> None:
+        """Forget a container that ended, whatever its state."""
+        vm = self.vms.get(vm_id)
+        slot = vm.slots.pop(container, None) if vm else None
+        if vm is None or slot is None:
+            return
+        self.containers -= 1
+        if slot.state is State.IDLE and vm.tenant is not None and slot.lane is not None:
+            self.idle[(vm.tenant, slot.lane)].remove(slot)
+        if not vm.slots and vm.tenant is None:
+            self.vm_gone(vm_id)
+
+    def vm_gone(self, vm_id: str) -> None:
+        """Forget a VM and all its containers."""
+        vm = self.vms.get(vm_id)
+        if vm is None:
+            return
+        for container in list(vm.slots):
+            if vm.tenant is not None or len(vm.slots) > 1:
+                self.container_gone(vm_id, container)
+            else:
+                del vm.slots[container]
+                self.containers -= 1
+        self.vms.pop(vm_id, None)
+        if vm.tenant is None:
+            if vm_id in self.warm:
+                self.warm.remove(vm_id)
+        else:
+            self.by_tenant[vm.tenant].remove(vm_id)
+            if not self.by_tenant[vm.tenant]:
+                del self.by_tenant[vm.tenant]
+
+    # ---- upkeep
+
+    def refill(self, now: float) -> int:
+        """Say how many VMs to open now for the warming pool, and count them as opening."""
+        wanted = self.warm_target(now) - len(self.warm) - self.opening
+        wanted = max(0, min(wanted, self.limits.max_vms - len(self.vms) - self.opening))
+        self.opening += wanted
+        return wanted
+
+    def warm_target(self, now: float) -> int:
+        """Return the warming pool's size: the floor, plus a second's assignments at the rate of the last five."""
+        self._assigned = [at for at in self._assigned if at > now - 5.0]
+        return min(self.limits.warm_ceiling, self.limits.warm + len(self._assigned) // 5)
+
+    def aged(self, now: float) -> tuple[list[Slot], list[str]]:
+        """Return idle containers to end and, apart, active VMs that have had only a blank for as long."""
+        before = now - self.limits.idle_seconds
+        slots = [s for stack in self.idle.values() for s in stack if s.since < before]
+        vms = [
+            vm.id
+            for vm in self.vms.values()
+            if vm.tenant is not None
+            and vm.since < before
+            and not vm.forking
+            and all(s.state is State.BLANK and s.since < before for s in vm.slots.values())
+        ]
+        return slots, vms
+
+    def idle_of(self, lanes: Iterable[Lane]) -> list[Slot]:
+        """Return the idle containers of some versions: those of a removed function, say."""
+        wanted = set(lanes)
+        return [s for (_, lane), stack in self.idle.items() if lane in wanted for s in stack]
+
+    def _assign(self, tenant: TenantKey, now: float) -> Slot:
+        vm = self.vms[self.warm.pop()]
+        vm.tenant, vm.since = tenant, now
+        self.by_tenant.setdefault(tenant, []).append(vm.id)
+        self._assigned.append(now)
+        return next(iter(vm.slots.values()))
+
+    def _bind(self, blank: Slot, lane: Lane, now: float) -> Slot:
+        blank.state, blank.lane, blank.since = State.LOADING, lane, now
+        return blank
+
+    def _forking(self) -> int:
+        return sum(vm.forking for vm in self.vms.values())
+
+    def _oldest_idle(self) -> str | None:
+        slots = (s for stack in self.idle.values() for s in stack)
+        oldest = min(slots, key=lambda s: s.since, default=None)
+        return oldest.id if oldest else None
