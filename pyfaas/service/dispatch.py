@@ -1,0 +1,339 @@
+"""The way of a call through the server: admit, route, run, finish; synchronous, without a task per call.
+
+Theory of operation. `submit` decides everything it can at once and reserves in the same call. Calls over a
+concurrency limit are *held* per account, and admitted in turn when a run ends; calls that name a version which is
+not ready yet *await* its preparation. All others go to the fleet. One tick of 20 ms does what time alone decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from pyfaas.calls import Request, Result, Sink
+from pyfaas.config import Config
+from pyfaas.decisions import rollout, routing
+from pyfaas.decisions.quota import Admission, admit
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.model import AccountId, Outcome, TenantKey, Version, VersionState
+from pyfaas.ports import Clock
+from pyfaas.service.finish import Finisher, plain, refused
+from pyfaas.service.fleet import Fleet, expired
+from pyfaas.service.ids import Ids
+from pyfaas.service.lane import AccountLoad, Call, Lane, meta_of
+from pyfaas.service.registry import Entry, Registry
+from pyfaas.service.session import Doom
+from sandbox.wire import Kind
+
+TICK_S = 0.02
+_CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
+_PRELOAD = 16
+
+
+class Dispatcher:
+    """Accepts calls and sees each to its one end. `prepare` starts a version's preparation."""
+
+    def __init__(self, config: Config, registry: Registry, fleet: Fleet, finisher: Finisher, clock: Clock) -> None:
+        """Begin without calls."""
+        self.config, self.registry, self.fleet, self.finisher, self.clock = config, registry, fleet, finisher, clock
+        self.ids = Ids(clock.now())
+        self.loads: dict[AccountId, AccountLoad] = {}
+        self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
+        self.is_draining = False
+        self._awaiting: dict[tuple[str, int], list[tuple[Call, float]]] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        fleet.finish, fleet.loaded = self._finish, self._lane_loaded
+
+    # ---- life
+
+    def open(self) -> None:
+        """Start the tick, which fills the warming pool."""
+        self._tick()
+
+    async def drain(self, seconds: float) -> int:
+        """Refuse new calls and wait for the running ones; returns how many were left."""
+        self.is_draining = True
+        until = self.clock.monotonic() + seconds
+        while (left := self.calls_now()) and self.clock.monotonic() < until:
+            await asyncio.sleep(TICK_S)
+        return left
+
+    async def close(self) -> None:
+        """Stop the tick and the fleet."""
+        self.is_draining = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await self.fleet.close()
+
+    def calls_now(self) -> int:
+        """Count the calls that run or wait."""
+        return sum(load.running + load.waiting for load in self.loads.values())
+
+    def _tick(self) -> None:
+        now = self.clock.monotonic()
+        self._ticks += 1
+        self.ids.renew(self.clock.now())
+        self.fleet.sweep(now)
+        self.fleet.upkeep(now)
+        if self._awaiting:
+            self._sweep_awaiting(now)
+        if self._ticks % 50 == 0:
+            self.fleet.age(now)
+            self._sweep_waiting(now)
+        self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    # ---- accepting
+
+    def submit(self, request: Request, sink: Sink) -> Call:
+        """Accept a call, or raise what refuses it (not_found, gone, throttled, not_ready)."""
+        if self.is_draining:
+            raise PyfaasError(Code.NOT_READY, "the server is stopping", retry_after=1.0)
+        entry = self._entry(request)
+        account = self._load_of(request, entry)
+        now = self.clock.monotonic()
+        call = Call(self, self.ids.next(), request, sink, entry, account, now)
+        if request.http is not None or request.qualifier is not None:
+            call.meta = msgspec.json.encode(meta_of(request))
+        lane = entry.routes.get(request.qualifier)
+        if lane is None or request.stale is not None:
+            self._route(call, now)
+        else:
+            call.lane, call.requested = lane, lane.version.number
+        admission = admit(
+            account_running=account.running,
+            account_limit=self.config.account_concurrency,
+            running=entry.running,
+            limit=entry.function.settings.concurrency,
+            waiting=account.waiting,
+            queue_limit=self.config.queue_limit,
+        )
+        if admission is Admission.ADMIT:
+            self._admit(call, now)
+        elif admission is Admission.WAIT:
+            account.waiting += 1
+            account.held.setdefault(entry, deque()).append(call)
+        else:
+            raise _throttled(self.config.queue_limit)
+        return call
+
+    def _entry(self, request: Request) -> Entry:
+        caller = request.caller
+        if request.owner is not None:
+            return self.registry.entry(self.registry.account(request.owner).id, request.name)
+        if caller is None:
+            raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="run pyfaas login")
+        return self.registry.entry(caller.account.id, request.name)
+
+    def _load_of(self, request: Request, entry: Entry) -> AccountLoad:
+        payer = request.caller.account.id if request.caller is not None else entry.function.account
+        load = self.loads.get(payer)
+        if load is None:
+            load = self.loads[payer] = AccountLoad(payer)
+        return load
+
+    def _admit(self, call: Call, now: float) -> None:
+        call.account.running += 1
+        call.entry.running += 1
+        if call.lane is not None:
+            self.fleet.run(call, call.lane, now)
+        elif call.requested is not None:
+            self._await_preparation(call, call.entry.versions[call.requested], now)
+
+    def _admit_held(self, account: AccountLoad) -> None:
+        """Admit what waited over a limit, a call of each function in turn."""
+        for entry in list(account.held):
+            queue = account.held.pop(entry)
+            while queue and queue[0].is_done:
+                queue.popleft()
+            limit = entry.function.settings.concurrency
+            if queue and account.running < self.config.account_concurrency and entry.running < limit:
+                call = queue.popleft()
+                account.waiting -= 1
+                self._admit(call, self.clock.monotonic())
+            if queue:
+                account.held[entry] = queue
+
+    # ---- routing
+
+    def _route(self, call: Call, now: float) -> None:
+        """Resolve the qualifier and decide which version serves; leaves `call.lane` None when it has to wait."""
+        request, entry = call.request, call.entry
+        settings = entry.function.settings
+        key = request.sticky_key or call.id
+        route = routing.resolve(request.qualifier, entry.versions, entry.moves, key, settings.min_version)
+        call.requested = route.requested
+        pointer = route.pointer
+        is_cut = pointer is None or route.is_weighted or entry.cut.get(pointer) == route.requested
+        wanted = request.stale or ("allow" if pointer else "forbid")
+        decision = rollout.decide(
+            route.requested,
+            entry.versions[route.requested].state,
+            route.substitutes,
+            {n: self._supply(entry, n) for n in (route.requested, *route.substitutes)},
+            may_be_stale=wanted == "allow" and settings.stale == "allow",
+            is_cut_over=is_cut,
+        )
+        if decision.prepare:
+            self.prepare(entry, entry.versions[route.requested])
+        if decision.answer in (rollout.Answer.WAIT, rollout.Answer.INIT_ERROR):
+            return
+        call.lane = self.lane(entry, entry.versions[decision.version])
+        if decision.load:
+            self.fleet.preload(self.lane(entry, entry.versions[route.requested]), max(1, call.lane.busy))
+        if decision.answer is rollout.Answer.NEW and is_cut and not route.is_weighted and request.stale is None:
+            entry.routes[request.qualifier] = call.lane
+
+    def lane(self, entry: Entry, version: Version) -> Lane:
+        """Return the lane of a version under its owner's tenant key."""
+        tenant = TenantKey(entry.function.account)
+        key = (tenant, (version.function, version.number))
+        lane = self.fleet.lanes.get(key)
+        if lane is None:
+            name = self.registry.accounts[entry.function.account].name
+            lane = self.fleet.lanes[key] = Lane(entry, version, tenant, name, self.config)
+        return lane
+
+    def _supply(self, entry: Entry, number: int) -> rollout.Supply:
+        tenant, key = TenantKey(entry.function.account), (entry.function.id, number)
+        if self.fleet.pool.idle.get((tenant, key)):
+            return rollout.Supply.FREE
+        lane = self.fleet.lanes.get((tenant, key))
+        return rollout.Supply.BUSY if lane is not None and lane.containers else rollout.Supply.NONE
+
+    # ---- preparation and cut-over
+
+    def _await_preparation(self, call: Call, version: Version, now: float) -> None:
+        if version.state is VersionState.FAILED:
+            asyncio.get_running_loop().call_soon(self._finish, call, self.finisher.version_failed(call, version))
+            return
+        until = now + call.entry.function.settings.max_wait_ms / 1000
+        if call.expires:
+            until = min(until, call.expires)
+        self._awaiting.setdefault((version.function, version.number), []).append((call, until))
+
+    def prepared(self, entry: Entry, version: Version) -> None:
+        """Take note that a version became ready or failed: whoever waited for it goes on."""
+        now = self.clock.monotonic()
+        for call, _ in self._awaiting.pop((version.function, version.number), ()):
+            if call.is_done:
+                continue
+            if version.state is VersionState.READY:
+                self.fleet.run(call, self.lane(entry, version), now)
+            else:
+                self._finish(call, self.finisher.version_failed(call, version))
+        if version.state is VersionState.READY:
+            self.advance(entry, version)
+
+    def advance(self, entry: Entry, version: Version) -> None:
+        """Load a ready version beside the one that runs, so that its pointers can be cut over without a wait."""
+        if entry.pointers_to(version.number) and any(
+            lane.entry is entry and lane.version.number != version.number and lane.containers
+            for lane in self.fleet.lanes.values()
+        ):
+            lane = self.lane(entry, version)
+            self.fleet.preload(lane, min(_PRELOAD, max(1, self._old_busy(lane))))
+            self._lane_loaded(lane)
+        else:
+            self._cut(entry, version)
+
+    def _lane_loaded(self, lane: Lane) -> None:
+        """Complete the cut-over once the new version has as many containers as the old one keeps busy."""
+        if lane.preloading == 0 or lane.containers - lane.preloading >= max(1, self._old_busy(lane)):
+            self._cut(lane.entry, lane.version)
+
+    def _cut(self, entry: Entry, version: Version) -> None:
+        for pointer in entry.pointers_to(version.number):
+            if entry.current(pointer) == version.number and entry.cut.get(pointer) != version.number:
+                entry.cut[pointer] = version.number
+                entry.routes.clear()
+
+    def _old_busy(self, lane: Lane) -> int:
+        return sum(other.busy for other in self.fleet.lanes.values() if other.entry is lane.entry and other is not lane)
+
+    # ---- ending
+
+    def _finish(self, call: Call, result: Result) -> None:
+        if call.is_done:
+            return
+        call.is_done = True
+        account = call.account
+        account.running -= 1
+        call.entry.running -= 1
+        if account.held:
+            self._admit_held(account)
+        call.sink.done(result)
+
+    def _give_up(self, call: Call, result: Result) -> None:
+        """End a call that waits: held ones were never counted as running."""
+        held = call.account.held.get(call.entry)
+        if held is not None and call in held:
+            held.remove(call)
+            call.account.waiting -= 1
+            call.account.running += 1
+            call.entry.running += 1
+        self._finish(call, result)
+
+    def client_left(self, call: Call) -> None:
+        """Take note that the client has gone: what has not started never starts."""
+        if call.is_done:
+            return
+        call.is_left = True
+        if call.session is None or call.request.cancel_on_disconnect or call.session.is_streaming:
+            self.cancel(call)
+
+    def cancel(self, call: Call) -> None:
+        """End a call with outcome `cancelled`; a stream's generator is given the time to close."""
+        if call.is_done or call.is_cancelled:
+            return
+        session = call.session
+        if session is None:
+            self._give_up(call, plain(call, Outcome.CANCELLED, "the call was cancelled before it started"))
+            return
+        call.is_cancelled = True
+        if session.is_streaming:
+            session.box.send((bytes((Kind.CANCEL,)) + call.id.encode(),))
+            session.box.resume()
+            session.deadline = min(session.deadline, self.clock.monotonic() + _CANCEL_GRACE_S)
+        else:
+            session.end(Doom(Outcome.CANCELLED, "the call was cancelled"))
+
+    def _sweep_awaiting(self, now: float) -> None:
+        for key, waiting in list(self._awaiting.items()):
+            late = [call for call, until in waiting if until <= now or call.is_done]
+            if not late:
+                continue
+            kept = [(call, until) for call, until in waiting if until > now and not call.is_done]
+            if kept:
+                self._awaiting[key] = kept
+            else:
+                del self._awaiting[key]
+            for call in late:
+                self._finish(call, _not_ready(call, now))
+
+    def _sweep_waiting(self, now: float) -> None:
+        """End calls that wait for a container or for a limit beyond their deadline."""
+        waiting = [c for lane in self.fleet.lanes.values() for c in lane.waiting]
+        waiting += [c for load in self.loads.values() for queue in load.held.values() for c in queue]
+        for call in waiting:
+            if call.expires and call.expires <= now and not call.is_done:
+                self._give_up(call, expired(call, now))
+
+
+def _not_ready(call: Call, now: float) -> Result:
+    if call.expires and call.expires <= now:
+        return expired(call, now)
+    return refused(call, Code.NOT_READY, f"version {call.requested} is still being prepared", hint="see pyfaas versions NAME")
+
+
+def _throttled(limit: int) -> PyfaasError:
+    return PyfaasError(
+        Code.THROTTLED,
+        "too many calls of this account are waiting",
+        hint="call again later; the operator can raise queue_limit",
+        evidence={"limit": "queue_limit", "value": limit},
+        retry_after=1.0,
+    )

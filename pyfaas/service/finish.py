@@ -1,0 +1,244 @@
+"""How a run is told to its caller: outcome and evidence from the answer, the counters and the process's end.
+
+What the container says of itself is believed only where a lie harms nobody but its owner. Time, processor time and
+limits are read outside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pyfaas.calls import Result
+from pyfaas.errors import Code
+from pyfaas.model import AccountId, Outcome, UsageRow, Version
+from pyfaas.ports import Clock
+from pyfaas.service.journal import Journal
+from pyfaas.service.lane import Call
+from pyfaas.service.session import OUTCOME_OF_FATE, OUTCOME_OF_STATUS, Doom, Session
+from sandbox.spec import Ending, Fate
+from sandbox.wire import Answer
+
+_CUT = b"\n… (log cut at the limit)\n"
+
+
+class Finisher:
+    """Makes results, and the usage and log rows beside them."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        """Write rows to `journal`."""
+        self._journal, self._clock = journal, clock
+
+    def result(
+        self, session: Session, call: Call, answer: Answer | None, rest: bytes, ending: Ending | None, now: float
+    ) -> Result:
+        """Make the result of a call that ran, from its answer or from its container's end."""
+        result = Result(id=call.id, outcome=Outcome.OK, requested=call.requested, executed=session.lane.version.number)
+        result.queue_s = call.started - call.submitted - call.init_s
+        result.init_s = call.init_s
+        result.vm, result.container, result.why = session.slot.vm, session.slot.id, call.why
+        if answer is not None:
+            result.exec_s = answer.micros / 1e6
+            out, err = self._answered(result, answer, rest, session)
+        else:
+            result.exec_s = now - call.started
+            out = err = b""
+            self._ended(result, session, ending)
+        if out or err or session.logs:
+            self._logs(session, call, out, err)
+        self._usage(session, call, result, now)
+        return result
+
+    def _answered(self, result: Result, answer: Answer, rest: bytes, session: Session) -> tuple[bytes, bytes]:
+        result.outcome, result.kind = OUTCOME_OF_STATUS.get(answer.status, (Outcome.CRASHED, "none"))
+        at = answer.out_length + answer.err_length
+        result.body = rest[at:] if at else rest
+        if result.outcome is not Outcome.OK:
+            self._failed(result, answer, session)
+        elif len(result.body) > session.lane.output_limit:
+            _limit(result, "output", session.lane.output_limit, len(result.body))
+        elif result.kind == "http":
+            _split_http(result)
+        return rest[: answer.out_length], rest[answer.out_length : at]
+
+    def _failed(self, result: Result, answer: Answer, session: Session) -> None:
+        """Overrule the container's word where a counter of its leaf says more."""
+        usage = session.box.usage()
+        error = _object(result.body)
+        if usage.oom_kills > session.ooms:
+            session.ooms = usage.oom_kills
+            _oom(result, session, usage.memory_peak_bytes)
+            session.end(Doom(Outcome.OOM, "a process of the container was killed"))
+        elif usage.pids_refused > session.pids_refused and result.outcome is Outcome.ERROR:
+            session.pids_refused = usage.pids_refused
+            _limit(result, "pids", session.lane.limits.pids, session.lane.limits.pids)
+            result.message += f" ({error.get('errorType', '')}: {error.get('errorMessage', '')})"
+        elif result.outcome is Outcome.LIMIT:
+            _limit(result, str(error.get("limit", "output")), error.get("value"), error.get("observed"))
+        elif result.outcome is Outcome.REJECTED:
+            result.code, result.message = Code.INVALID_EVENT, str(error.get("errorMessage", "the event does not fit"))
+            result.body = b""
+        elif result.outcome is Outcome.TIMEOUT:
+            result.message, result.body = "the deadline had passed before the code could start", b""
+        elif result.outcome is Outcome.CANCELLED:
+            result.message, result.body = "the call was cancelled", b""
+        elif result.outcome is Outcome.ERROR:
+            result.body = _with_id(error, result.id)
+
+    def _ended(self, result: Result, session: Session, ending: Ending | None) -> None:
+        doom = session.doom
+        if ending is not None and ending.fate is Fate.OOM and doom is None:
+            _oom(result, session, int(ending.evidence.get("memory_peak_bytes", 0)))
+        elif doom is not None:
+            result.outcome, result.message, result.evidence = doom.outcome, doom.message, doom.evidence
+        elif ending is not None:
+            result.outcome = OUTCOME_OF_FATE[ending.fate]
+            result.evidence = {**ending.evidence, "signal": ending.signal, "status": ending.status}
+            result.message = _told(ending)
+        else:
+            result.outcome, result.message = Outcome.LOST, "the container did not end when it was told to"
+
+    # ---- loading
+
+    def init_done(self, session: Session, took_s: float) -> None:
+        """Note what an import wrote and used."""
+        version = session.lane.version
+        for out, err in session.logs:
+            self._journal.text(self._clock.now(), version.function, version.number, None, "out", out)
+            self._journal.text(self._clock.now(), version.function, version.number, None, "err", err)
+        session.logs = []
+        cpu = session.box.cpu_ns()
+        session.cpu_ns = cpu
+        self._row("init", session, None, None, wall_us=round(took_s * 1e6), cpu_us=cpu // 1000)
+
+    def init_failed(self, call: Call, error: Mapping[str, Any], took_s: float) -> Result:
+        """Make the result of a call whose code could not be loaded."""
+        result = Result(id=call.id, outcome=Outcome.INIT_ERROR, kind="error", requested=call.requested, executed=call.executed)
+        result.body, result.init_s = _with_id(error, call.id), took_s
+        return result
+
+    def died_loading(self, session: Session, call: Call, ending: Ending, now: float) -> Result:
+        """Make the result of a call whose container ended while it imported."""
+        result = Result(id=call.id, outcome=Outcome.INIT_ERROR, requested=call.requested, executed=call.executed)
+        self._ended(result, session, ending)
+        result.init_s = now - session.slot.since
+        if result.outcome in (Outcome.CRASHED, Outcome.TIMEOUT):
+            result.evidence = {**result.evidence, "while": "import"}
+            result.outcome = Outcome.INIT_ERROR
+        return result
+
+    def version_failed(self, call: Call, version: Version) -> Result:
+        """Make the result of a call that names a version whose preparation failed."""
+        reason = version.reason
+        error = {
+            "errorType": reason.code if reason else "failed",
+            "errorMessage": reason.message if reason else "the version could not be prepared",
+            "stackTrace": [],
+        }
+        result = Result(id=call.id, outcome=Outcome.INIT_ERROR, kind="error", requested=call.requested, executed=version.number)
+        result.body = _with_id(error, call.id)
+        return result
+
+    # ---- rows
+
+    def _logs(self, session: Session, call: Call, out: bytes, err: bytes) -> None:
+        version, at, limit = session.lane.version, self._clock.now(), session.lane.log_limit
+        for stream, text in (
+            ("out", b"".join(o for o, _ in session.logs) + out),
+            ("err", b"".join(e for _, e in session.logs) + err),
+        ):
+            kept = text if len(text) <= limit else text[:limit] + _CUT
+            if kept:
+                self._journal.text(at, version.function, version.number, call.id, stream, kept)
+        session.logs = []
+
+    def _usage(self, session: Session, call: Call, result: Result, now: float) -> None:
+        cpu = session.box.cpu_ns()
+        used, session.cpu_ns = cpu - session.cpu_ns, cpu
+        self._row(
+            "call",
+            session,
+            call,
+            result.outcome,
+            wall_us=round((now - call.started) * 1e6),
+            cpu_us=max(0, used) // 1000,
+            bytes_in=len(call.body),
+            bytes_out=len(result.body),
+        )
+
+    def _row(self, kind: str, session: Session, call: Call | None, outcome: Outcome | None, **counts: int) -> None:
+        lane = session.lane
+        owner = lane.entry.function.account
+        payer = call.account.id if call is not None else AccountId(lane.tenant)
+        self._journal.usage.append(
+            UsageRow(
+                kind=kind,
+                at=self._clock.now(),
+                account=payer,
+                owner=owner,
+                function=lane.version.function,
+                version=lane.version.number,
+                invocation=call.id if call is not None else None,
+                outcome=outcome,
+                memory_bytes=lane.memory,
+                **counts,
+            )
+        )
+
+
+def refused(call: Call, code: Code, message: str, hint: str = "", retry_after: float | None = 1.0) -> Result:
+    """Make the result of a call that was accepted and then could not be run."""
+    result = Result(id=call.id, outcome=Outcome.REJECTED, code=code, message=message, hint=hint, retry_after=retry_after)
+    result.requested = call.requested
+    return result
+
+
+def plain(call: Call, outcome: Outcome, message: str, evidence: Mapping[str, Any] | None = None) -> Result:
+    """Make the result of a call that ended without having run."""
+    result = Result(id=call.id, outcome=outcome, message=message, evidence=evidence or {}, requested=call.requested)
+    return result
+
+
+def _told(ending: Ending) -> str:
+    if ending.fate is Fate.FORBIDDEN_SYSCALL:
+        return "the code made a system call that is forbidden here"
+    if ending.fate is Fate.SIGNALLED:
+        return f"the process was killed by signal {ending.signal}"
+    if ending.fate is Fate.EXITED:
+        return f"the process left with status {ending.status} before it answered"
+    return "the platform lost the container"
+
+
+def _oom(result: Result, session: Session, peak: int) -> None:
+    result.outcome, result.kind, result.body = Outcome.OOM, "none", b""
+    result.message = "the run needed more memory than its version has"
+    result.hint = "raise memory in pyfaas.toml"
+    result.evidence = {"limit": "memory", "value": session.lane.memory, "observed": peak, "unit": "bytes"}
+
+
+def _limit(result: Result, name: str, value: Any, observed: Any) -> None:
+    result.outcome, result.kind, result.body = Outcome.LIMIT, "none", b""
+    result.message = f"the run reached its limit of {name}"
+    result.evidence = {"limit": name, "value": value, "observed": observed}
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _with_id(error: Mapping[str, Any], call_id: str) -> bytes:
+    shown = {key: error.get(key, default) for key, default in (("errorType", "Error"), ("errorMessage", ""), ("stackTrace", []))}
+    return json.dumps({**shown, "invocationId": call_id}).encode()
+
+
+def _split_http(result: Result) -> None:
+    """Split a whole HTTP answer: four length bytes, a JSON head, the body."""
+    length = int.from_bytes(result.body[:4], "little")
+    head = _object(result.body[4 : 4 + length])
+    result.http = {"status": head.get("status", 200), "headers": head.get("headers", [])}
+    result.body = result.body[4 + length :]

@@ -1,0 +1,374 @@
+"""The low-volume fleet: containers found by placement, and a call pushed to each.
+
+Theory of operation. A call that finds an idle container is started at once. Any other waits in its lane; `pump` sees
+that as many containers are coming (loading, being forked, being opened) as calls wait, and whatever frees or brings a
+container calls it again. A lane that found no room is *starved*, and pumped when a container ends or becomes idle.
+State changes happen between awaits; only loading, forking and opening wait, in tasks that `_tasks` owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from pyfaas.calls import Result
+from pyfaas.config import Config
+from pyfaas.decisions.placement import Placement, Pool, PoolLimits, Slot, State, Step
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.model import Outcome, TenantKey
+from pyfaas.ports import Clock, Container, Workers
+from pyfaas.service.finish import Finisher, plain, refused
+from pyfaas.service.lane import Call, Lane
+from pyfaas.service.session import Doom, Session
+from sandbox.errors import SandboxError
+from sandbox.spec import Ending, Fate
+from sandbox.wire import Answer
+
+log = logging.getLogger(__name__)
+_GRACE_S = 1.0  # between killing a container and giving its call up
+_OPEN_AT_ONCE = 4
+_BACK_OFF_S = 1.0
+
+
+class Fleet:
+    """Owns the pool, the lanes and the sessions. `finish` takes each call's result; `loaded` hears of each load."""
+
+    def __init__(self, config: Config, workers: Workers, clock: Clock, finisher: Finisher) -> None:
+        """Begin with empty pools; ticks fill them."""
+        self.workers, self.clock, self.finisher = workers, clock, finisher
+        self.pool = Pool(
+            PoolLimits(
+                warm=config.warm_vms,
+                max_vms=config.max_vms,
+                max_containers=config.max_containers,
+                idle_seconds=config.idle_seconds,
+            )
+        )
+        self.lanes: dict[tuple[TenantKey, tuple[str, int]], Lane] = {}
+        self.sessions: dict[str, Session] = {}  # container id → session
+        self.busy: dict[Session, None] = {}  # loading or running, for the sweep
+        self.finish: Callable[[Call, Result], None]
+        self.loaded: Callable[[Lane], None]
+        self._blanks: dict[str, Container] = {}
+        self._starved: dict[Lane, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening = 0
+        self._open_after = 0.0
+        workers.on_lost = self._all_lost
+
+    # ---- placing
+
+    def run(self, call: Call, lane: Lane, now: float) -> None:
+        """Start a call in an idle container, or queue it in its lane and see that one comes."""
+        slot = None if lane.waiting else self.pool.take_idle(lane.tenant, lane.key, now)
+        if slot is not None:
+            self._start(self.sessions[slot.id], call, now)
+        else:
+            lane.waiting.append(call)
+            self.pump(lane)
+
+    def pump(self, lane: Lane) -> None:
+        """See that as many containers are coming as calls wait."""
+        while lane.waiting and lane.coming < len(lane.waiting):
+            now = self.clock.monotonic()
+            placement = self.pool.place(lane.tenant, lane.key, now)
+            if placement.step is Step.IDLE and placement.slot is not None:
+                self._next(self.sessions[placement.slot.id], now)
+            elif placement.step is Step.FULL:
+                self._starved[lane] = None
+                self._evict(placement.evict)
+                return
+            else:
+                lane.coming += 1
+                self._bring(lane, placement)
+
+    def preload(self, lane: Lane, count: int) -> None:
+        """Load the lane's version into containers before a call needs them."""
+        now = self.clock.monotonic()
+        for _ in range(count - lane.containers - lane.coming):
+            placement = self.pool.place(lane.tenant, lane.key, now)
+            if placement.step is Step.IDLE and placement.slot is not None:
+                self.pool.release(placement.slot, now)
+                return
+            if placement.step is Step.FULL:
+                return
+            lane.coming += 1
+            lane.preloading += 1
+            self._bring(lane, placement)
+
+    def drop(self, lane_keys: set[tuple[str, int]]) -> None:
+        """End the idle containers of versions that nobody will call again."""
+        for slot in self.pool.idle_of(lane_keys):
+            self._retire(slot)
+
+    def _bring(self, lane: Lane, placement: Placement) -> None:
+        if placement.slot is not None:
+            self._task(self._load(lane, placement.slot, placement.step))
+        elif placement.step is Step.FORK:
+            self._task(self._fork(placement.vm, lane))
+        else:
+            self._task(self._open_vm(lane))
+
+    async def _load(self, lane: Lane, slot: Slot, step: Step) -> None:
+        """Give a blank its code: limits, mounts, the LOAD packet. The answer comes to `_loaded`."""
+        box = self._blanks.pop(slot.id)
+        session = self.sessions[slot.id] = Session(slot, box, lane, self._loaded, self._finished)
+        session.why = step.value
+        lane.containers += 1
+        session.deadline = self.clock.monotonic() + lane.init_timeout_s
+        self.busy[session] = None
+        try:
+            box.limit(lane.limits)
+            await box.attach(lane.mounts)
+        except (SandboxError, PyfaasError) as error:
+            log.error("attach_failed", extra={"container": slot.id, "error": str(error)})  # noqa: TRY400 - told, not traced
+            session.end(Doom(Outcome.LOST, f"the code could not be attached: {error}"))
+            return
+        if session.state == "LOADING":
+            box.send((lane.load,))
+        if self.pool.spare(slot.vm):
+            self._task(self._fork(slot.vm, None))
+
+    async def _fork(self, vm: str, lane: Lane | None) -> None:
+        box = None
+        try:
+            box = await self.workers.fork(vm)
+        except (SandboxError, PyfaasError) as error:
+            log.warning("fork_failed", extra={"vm": vm, "error": str(error)})
+        known = self.pool.forked(vm, box.id if box else None, self.clock.monotonic())
+        if box is not None and not known:
+            box.kill()
+        self._arrived(box if known else None, lane, failed=box is None)
+
+    async def _open_vm(self, lane: Lane | None) -> None:
+        self._opening += 1
+        try:
+            vm, box = await self.workers.open_vm()
+        except (SandboxError, PyfaasError) as error:
+            log.warning("open_vm_failed", extra={"error": str(error)})
+            self._open_after = self.clock.monotonic() + _BACK_OFF_S
+            self.pool.open_failed()
+            self._arrived(None, lane, failed=True)
+        else:
+            self.pool.vm_opened(vm, box.id, self.clock.monotonic())
+            self._arrived(box, lane, failed=False)
+        finally:
+            self._opening -= 1
+
+    def _arrived(self, box: Container | None, lane: Lane | None, *, failed: bool) -> None:
+        if box is not None:
+            vm, key = box.vm, box.id
+            self._blanks[key] = box
+            box.on_end = lambda ending: self._blank_ended(vm, key, ending)
+        if lane is not None:
+            lane.coming -= 1
+            if failed and lane.waiting:
+                call = lane.waiting.popleft()
+                self.finish(call, refused(call, Code.NO_CAPACITY, "no container could be made for this call"))
+            self.pump(lane)
+        self._feed()
+
+    def _feed(self) -> None:
+        """Try again for the lanes that found no room."""
+        if self._starved:
+            starved, self._starved = self._starved, {}
+            for lane in starved:
+                self.pump(lane)
+
+    # ---- running
+
+    def _start(self, session: Session, call: Call, now: float) -> None:
+        lane = session.lane
+        lane.busy += 1
+        self.busy[session] = None
+        deadline = now + lane.timeout_s
+        if call.expires and call.expires < deadline:
+            deadline = call.expires
+        call.lane = lane
+        session.start(call, deadline, now, self.clock.now())
+
+    def _next(self, session: Session, now: float) -> bool:
+        """Start the lane's next living call in a reserved container, or put the container back; True when one started."""
+        lane = session.lane
+        while lane.waiting:
+            call = lane.waiting.popleft()
+            if call.is_done:
+                continue
+            if call.expires and call.expires <= now:
+                self.finish(call, expired(call, now))
+                continue
+            session.slot.state = State.BUSY
+            if session.why:  # its first call since it was loaded
+                call.why, call.init_s, session.why = session.why, now - session.slot.since, ""
+            session.slot.since = now
+            self._start(session, call, now)
+            return True
+        session.why = ""
+        self.pool.release(session.slot, now)
+        self._feed()
+        return False
+
+    def _loaded(self, session: Session, ok: Mapping[str, Any] | None, error: Mapping[str, Any] | None) -> None:
+        now, lane = self.clock.monotonic(), session.lane
+        took = now - session.slot.since
+        lane.coming -= 1
+        lane.preloading = max(0, lane.preloading - 1)
+        self.busy.pop(session, None)
+        session.drain_logs()
+        self.finisher.init_done(session, took)
+        if error is not None:
+            session.end(Doom(Outcome.INIT_ERROR, "the code could not be loaded"))
+            if lane.waiting:
+                call = lane.waiting.popleft()
+                self.finish(call, self.finisher.init_failed(call, error, took))
+        else:
+            self._next(session, now)
+        self.loaded(lane)
+
+    def _finished(self, session: Session, answer: Answer | None, rest: bytes, ending: Ending | None) -> None:
+        now, call, lane = self.clock.monotonic(), session.call, session.lane
+        result = None
+        if call is not None:
+            if ending is not None:
+                session.drain_logs()
+            session.call = None
+            session.is_streaming = False
+            lane.busy -= 1
+            self.busy.pop(session, None)
+            result = self.finisher.result(session, call, answer, rest, ending, now)
+        if ending is not None:
+            self._gone(session, ending, now, had_call=call is not None)
+        elif session.doom is None:
+            if lane.is_dropped:
+                self.pool.release(session.slot, now)
+                self._retire(session.slot)
+            else:
+                self._next(session, now)
+        if call is not None and result is not None:
+            self.finish(call, result)
+
+    def _gone(self, session: Session, ending: Ending, now: float, *, had_call: bool) -> None:
+        lane, slot = session.lane, session.slot
+        was_loading = slot.state is State.LOADING and session in self.busy
+        self.busy.pop(session, None)
+        self.sessions.pop(slot.id, None)
+        self.pool.container_gone(slot.vm, slot.id)
+        lane.containers -= 1
+        if was_loading and not had_call:
+            lane.coming -= 1
+            is_theirs = ending.fate not in (Fate.LOST, Fate.KILLED) or session.doom is not None
+            if lane.waiting and is_theirs:
+                call = lane.waiting.popleft()
+                self.finish(call, self.finisher.died_loading(session, call, ending, now))
+            self.loaded(lane)
+        self.pump(lane)
+        if not (lane.containers or lane.waiting or lane.coming):
+            self.lanes.pop((lane.tenant, lane.key), None)
+            lane.entry.routes.clear()
+        self._feed()
+
+    def _blank_ended(self, vm: str, container: str, ending: Ending) -> None:
+        self._blanks.pop(container, None)
+        self.pool.container_gone(vm, container)
+        if ending.fate is not Fate.KILLED:
+            log.warning("blank_ended", extra={"vm": vm, "container": container, "fate": ending.fate.value})
+        if vm not in self.pool.vms:
+            self._task(self._close_vm(vm))
+
+    def _all_lost(self) -> None:
+        """Forget every VM: the launcher ended, and they with it."""
+        for vm in list(self.pool.vms):
+            self.pool.vm_gone(vm)
+        self._blanks.clear()
+        for session in list(self.sessions.values()):
+            session.ended(Ending(fate=Fate.LOST))
+        log.error("launcher_lost")
+
+    # ---- upkeep
+
+    def sweep(self, now: float) -> None:
+        """End what is over its deadline, and read the logs of what runs long."""
+        for session in list(self.busy):
+            if session.deadline < now:
+                if session.doom is None:
+                    session.end(_late(session, now))
+                    session.deadline = now + _GRACE_S
+                else:
+                    session.ended(Ending(fate=Fate.LOST))
+            elif session.call is not None and now - session.call.started > 0.02:
+                session.drain_logs()
+
+    def upkeep(self, now: float) -> None:
+        """Refill the warming pool and end what has been idle for long."""
+        if now >= self._open_after and self._opening < _OPEN_AT_ONCE:
+            for _ in range(self.pool.refill(now)):
+                self._task(self._open_vm(None))
+
+    def age(self, now: float) -> None:
+        """End idle containers and VMs after their time."""
+        slots, vms = self.pool.aged(now)
+        for slot in slots:
+            self._retire(slot)
+        for vm in vms:
+            for container in list(self.pool.vms[vm].slots):
+                self._blanks.pop(container, None)
+            self.pool.vm_gone(vm)
+            self._task(self._close_vm(vm))
+
+    def _retire(self, slot: Slot) -> None:
+        """End an idle container; it can not be chosen any more from here on."""
+        session = self.sessions[slot.id]
+        self.pool.idle[(session.lane.tenant, session.lane.key)].remove(slot)
+        slot.state = State.BUSY
+        session.end(Doom(Outcome.CANCELLED, "retired"))
+
+    def _evict(self, container: str | None) -> None:
+        if container is not None and container in self.sessions:
+            self._retire(self.sessions[container].slot)
+
+    async def _close_vm(self, vm: str) -> None:
+        try:
+            await self.workers.close_vm(vm)
+        except SandboxError as error:
+            log.warning("close_vm_failed", extra={"vm": vm, "error": str(error)})
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("fleet_task_failed", exc_info=task.exception())
+
+    async def close(self) -> None:
+        """Stop the tasks; the VMs end with the launcher."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def expired(call: Call, now: float) -> Result:
+    """Make the result of a call whose deadline passed before it could start."""
+    waited = round((now - call.submitted) * 1000)
+    evidence = {"limit": "deadline", "value": call.request.timeout_ms, "observed": waited, "unit": "ms"}
+    return plain(call, Outcome.TIMEOUT, "the deadline passed before the code could start", evidence)
+
+
+def _late(session: Session, now: float) -> Doom:
+    call, lane = session.call, session.lane
+    if call is None:
+        value = lane.version.revision.init_timeout_ms
+        evidence = {"limit": "init_timeout", "value": value, "observed": round((now - session.slot.since) * 1000), "unit": "ms"}
+        return Doom(Outcome.INIT_ERROR, f"the import took longer than init_timeout ({value} ms)", evidence)
+    if call.is_cancelled:
+        return Doom(Outcome.CANCELLED, "the call was cancelled")
+    observed = round((now - call.started) * 1000)
+    limit, value = ("timeout", lane.version.revision.timeout_ms)
+    if call.expires and call.expires - call.started < lane.timeout_s:
+        limit, value = "deadline", call.request.timeout_ms or 0
+    evidence = {"limit": limit, "value": value, "observed": observed, "unit": "ms"}
+    return Doom(Outcome.TIMEOUT, f"the run took longer than its {limit} ({value} ms)", evidence)

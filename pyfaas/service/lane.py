@@ -1,0 +1,175 @@
+"""A lane: everything that the calls of one version under one tenant key share; and a call on its way.
+
+What is constant for an assignment (the LOAD packet, limits, mounts) is made once per lane.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyfaas.calls import Request, Sink
+from pyfaas.config import Config
+from pyfaas.model import AccountId, InvocationId, TenantKey, Version
+from pyfaas.ports import Mounted
+from sandbox.spec import Limits
+from sandbox.wire import Flag, Kind, packet
+
+if TYPE_CHECKING:
+    from pyfaas.service.dispatch import Dispatcher
+    from pyfaas.service.registry import Entry
+    from pyfaas.service.session import Session
+
+CODE, ENVIRONMENT = "/app/code", "/app/environment"
+
+
+class AccountLoad:
+    """What one account has running and waiting; `held` are functions with calls over a limit, in turn."""
+
+    __slots__ = ("held", "id", "running", "waiting")
+
+    def __init__(self, account: AccountId) -> None:
+        """Begin idle."""
+        self.id = account
+        self.running = 0
+        self.waiting = 0
+        self.held: dict[Entry, deque[Call]] = {}
+
+
+class Lane:
+    """One version under one tenant key."""
+
+    def __init__(self, entry: Entry, version: Version, tenant: TenantKey, account_name: str, config: Config) -> None:
+        """Prepare what every container of the lane is told."""
+        self.entry, self.version, self.tenant = entry, version, tenant
+        self.key = (version.function, version.number)
+        revision = version.revision
+        self.timeout_s = revision.timeout_ms / 1000
+        self.init_timeout_s = revision.init_timeout_ms / 1000
+        self.memory = revision.memory_bytes
+        self.output_limit, self.log_limit = config.sync_payload, config.log_bytes
+        self.limits = Limits(
+            memory_bytes=self.memory, tmp_bytes=self.memory // 2, output_bytes=config.sync_payload
+        )
+        self.mounts = mounts_of(version)
+        self.load = packet(Kind.LOAD, json.dumps(load_order(version, entry.function.name, account_name, config)).encode())
+        self.waiting: deque[Call] = deque()
+        self.coming = 0  # containers being loaded, forked or opened for this lane
+        self.preloading = 0  # of these, loads that no call waits for
+        self.busy = 0
+        self.containers = 0
+        self.is_dropped = False  # the version was removed: containers end after their run
+
+
+def mounts_of(version: Version) -> tuple[Mounted, ...]:
+    """Return what is attached to a container of a version."""
+    mounts = [Mounted(slot="code", store="prepared", name=version.code_id)]
+    if version.environment:
+        mounts.append(Mounted(slot="environment", store="environments", name=version.environment))
+    return tuple(mounts)
+
+
+def load_order(version: Version, name: str, account: str, config: Config) -> dict[str, Any]:
+    """Return the LOAD order of a version, as the runtime reads it."""
+    revision = version.revision
+    return {
+        "do": "load",
+        "function": name,
+        "version": version.number,
+        "account": account,
+        "handler": version.handler or revision.handler,
+        "shape": (version.shape or revision.shape),
+        "code": CODE,
+        "paths": [CODE, ENVIRONMENT] if version.environment or revision.requirements else [CODE],
+        "env": dict(revision.env),
+        "memory_mib": revision.memory_bytes >> 20,
+        "timeout_ms": revision.timeout_ms,
+        "output_bytes": config.sync_payload,
+        "log_bytes": config.log_bytes,
+        "pickled": revision.pickled,
+    }
+
+
+class Call:
+    """One accepted call; implements `pyfaas.calls.Running`."""
+
+    __slots__ = (
+        "account",
+        "body",
+        "dispatcher",
+        "entry",
+        "expires",
+        "flags",
+        "id",
+        "init_s",
+        "is_cancelled",
+        "is_done",
+        "is_left",
+        "lane",
+        "meta",
+        "request",
+        "requested",
+        "session",
+        "sink",
+        "started",
+        "submitted",
+        "why",
+    )
+
+    def __init__(
+        self, dispatcher: Dispatcher, call_id: InvocationId, request: Request, sink: Sink, entry: Entry, account: AccountLoad, now: float
+    ) -> None:
+        """Begin at `now`, monotonic seconds."""
+        self.dispatcher, self.id, self.request, self.sink = dispatcher, call_id, request, sink
+        self.entry, self.account = entry, account
+        self.body = request.body
+        self.flags = 0
+        self.meta = b""
+        if request.is_bytes:
+            self.flags |= Flag.BYTES
+        if request.wants_stream:
+            self.flags |= Flag.STREAM
+        if request.http is not None:
+            self.flags |= Flag.HTTP
+        self.lane: Lane | None = None
+        self.session: Session | None = None
+        self.requested: int | None = None
+        self.submitted, self.started, self.init_s = now, 0.0, 0.0
+        self.expires = now + request.timeout_ms / 1000 if request.timeout_ms is not None else 0.0
+        self.is_done = self.is_left = self.is_cancelled = False
+        self.why = "idle"
+
+    @property
+    def executed(self) -> int | None:
+        """The version that runs it, once that is decided."""
+        return self.lane.version.number if self.lane is not None else None
+
+    def left(self) -> None:
+        """Take note that the client has gone."""
+        self.dispatcher.client_left(self)
+
+    def cancel(self) -> None:
+        """End the call with outcome `cancelled`."""
+        self.dispatcher.cancel(self)
+
+    def pause(self) -> None:
+        """Stop taking items of a stream."""
+        if self.session is not None and not self.is_done:
+            self.session.box.pause()
+
+    def resume(self) -> None:
+        """Go on taking items of a stream."""
+        if self.session is not None and not self.is_done:
+            self.session.box.resume()
+
+
+def meta_of(request: Request) -> Mapping[str, Any]:
+    """Return what a call carries beside its body; empty for a plain one."""
+    meta: dict[str, Any] = {}
+    if request.http is not None:
+        meta["http"] = request.http
+    if request.qualifier is not None:
+        meta["qualifier"] = request.qualifier
+    return meta
