@@ -1,0 +1,327 @@
+"""`ports.Store` in SQLite: accounts, tokens, functions, versions, pointers, usage and logs.
+
+Every public method is one transaction in one of the database's lanes, its SQL in full sight. Nothing is deleted that had
+an id: removed rows keep theirs and are left out of `load`. Logs and usage are the exception, they are records.
+
+Usage is summed on the way in, by minute: a row a call would be hundreds of millions a day on a busy server,
+and nobody asks for less than a minute. `since` and `until` are therefore taken to the minute.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from pyfaas.adapters.sqlite import rows
+from pyfaas.adapters.sqlite.connection import Database
+from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.model import (
+    Account,
+    AccountId,
+    Function,
+    FunctionId,
+    InvocationId,
+    LogLine,
+    PointerMove,
+    Token,
+    UsageRow,
+    Version,
+)
+from pyfaas.ports import Snapshot
+
+GIB = 1 << 30
+DAY_MINUTES = 24 * 60
+BATCH = 500  # rows in one appended transaction, so that a durable write waits for a few milliseconds at most
+
+
+class SqliteStore:
+    """`ports.Store` over a Database, which it closes."""
+
+    def __init__(self, database: Database) -> None:
+        """Take a database from `schema.open_database`."""
+        self._database = database
+
+    async def load(self) -> Snapshot:
+        """Read all that lives; versions that are marked deleted are among them, their numbers being taken."""
+        return await self._database.read(_load)
+
+    async def add_account(self, account: Account, token: Token | None) -> None:
+        """Keep an account and its first token. Raises conflict when the name or an id is taken."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            with _unique(f"an account named {account.name!r} exists"):
+                connection.execute(
+                    "INSERT INTO accounts (id, name, network, created) VALUES (?, ?, ?, ?)",
+                    (account.id, account.name, account.network, account.created),
+                )
+            if token is not None:
+                _add_token(connection, token)
+
+        await self._database.write(work)
+
+    async def remove_account(self, account: AccountId, at: float) -> None:
+        """Leave tombstones of an account, its tokens and its functions; on one that is removed nothing changes."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE accounts SET removed = ? WHERE id = ? AND removed IS NULL", (at, account))
+            connection.execute("UPDATE tokens SET revoked = ? WHERE account = ? AND revoked IS NULL", (at, account))
+            connection.execute("UPDATE functions SET removed = ? WHERE account = ? AND removed IS NULL", (at, account))
+            connection.execute("DELETE FROM callables WHERE account = ?", (account,))
+
+        await self._database.write(work)
+
+    async def add_token(self, token: Token) -> None:
+        """Keep a token. Raises conflict when its id or digest is taken."""
+        await self._database.write(lambda connection: _add_token(connection, token))
+
+    async def revoke_token(self, token_id: str, at: float) -> None:
+        """Revoke a token; the first time counts."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE tokens SET revoked = ? WHERE id = ? AND revoked IS NULL", (at, token_id))
+
+        await self._database.write(work)
+
+    async def publish(self, function: Function, version: Version | None, move: PointerMove | None) -> None:
+        """Write a new or changed function, with a new version and the move of `latest` when given, in one transaction.
+
+        Raises conflict when the name, the version's number or the move's is taken; gone when the function was removed.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            _put_function(connection, function)
+            if version is not None:
+                _add_version(connection, version)
+            if move is not None:
+                _add_move(connection, move)
+
+        await self._database.write(work)
+
+    async def set_version(self, version: Version) -> None:
+        """Replace a version's mutable part. Raises not_found for one that was never published."""
+        await self._database.write(lambda connection: _set_version(connection, version))
+
+    async def move_pointer(self, move: PointerMove, withdrawn: Version | None = None) -> None:
+        """Keep a pointer's move, and the version left behind as it now is. Raises conflict when `seq` is taken."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _add_move(connection, move)
+            if withdrawn is not None:
+                _set_version(connection, withdrawn)
+
+        await self._database.write(work)
+
+    async def remove_pointer(self, function: FunctionId, pointer: str) -> None:
+        """Remove a pointer; its moves are kept, and a new pointer of the same name starts at any `seq`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE pointer_moves SET removed = 1 WHERE function = ? AND pointer = ?", (function, pointer))
+
+        await self._database.write(work)
+
+    async def remove_function(self, function: FunctionId, at: float) -> None:
+        """Leave a function's tombstone and free its name; on one that is removed nothing changes."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE functions SET removed = ? WHERE id = ? AND removed IS NULL", (at, function))
+            connection.execute("DELETE FROM callables WHERE kind = 'function' AND id = ?", (function,))
+
+        await self._database.write(work)
+
+    async def add_usage(self, rows: Sequence[UsageRow]) -> None:
+        """Add to the sums; not durable against a power cut."""
+        for start in range(0, len(rows), BATCH):
+            batch = [_usage_values(row) for row in rows[start : start + BATCH]]
+            await self._database.append(_many(_ADD_USAGE, batch))
+
+    async def usage(self, account: AccountId | None, since: float, until: float) -> Sequence[Mapping[str, Any]]:
+        """Sum usage by (kind, account, owner, function, day), with outcomes as a mapping; None is every account.
+
+        `day` is an ISO date in UTC; `calls` counts only kind `call`. Minutes from the one of `since` to before `until`.
+        """
+        return await self._database.read(lambda connection: _usage(connection, account, since, until))
+
+    async def add_logs(self, lines: Sequence[LogLine]) -> None:
+        """Append lines in order; not durable against a power cut."""
+        for start in range(0, len(lines), BATCH):
+            batch = [
+                (x.at, x.function, x.version, x.invocation, x.stream, _storable(x.line)) for x in lines[start : start + BATCH]
+            ]
+            await self._database.append(_many(_ADD_LOG, batch))
+
+    async def logs(
+        self,
+        function: FunctionId,
+        *,
+        version: int | None = None,
+        invocation: InvocationId | None = None,
+        since: float = 0.0,
+        build: bool = False,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[tuple[int, LogLine]]:
+        """Return (cursor, line) in order; `after` is the last cursor seen; `build` chooses the build's log instead."""
+        where = ["function = ?", "cursor > ?", "at >= ?", "stream = 'build'" if build else "stream <> 'build'"]
+        values: list[Any] = [function, after, since]
+        for column, value in (("version", version), ("invocation", invocation)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)
+        sql = f"SELECT * FROM logs WHERE {' AND '.join(where)} ORDER BY cursor LIMIT ?"  # noqa: S608 - fixed words only
+
+        def work(connection: sqlite3.Connection) -> list[tuple[int, LogLine]]:
+            return [(row["cursor"], rows.log_line(row)) for row in connection.execute(sql, (*values, limit))]
+
+        return await self._database.read(work)
+
+    async def trim(self, before: float) -> None:
+        """Delete logs, and finished jobs with their results, older than `before`; a batch a transaction."""
+        for sql in (_TRIM_LOGS, _TRIM_JOBS):
+            while await self._database.append(_many(sql, [(before,)])):
+                pass
+
+    async def backup(self, path: str) -> None:
+        """Write a complete copy of the database to `path`. Raises storage_full or internal."""
+        await self._database.backup(path)
+
+    async def close(self) -> None:
+        """Finish what waits and close the database, the queue's as well."""
+        await self._database.close()
+
+
+_ADD_LOG = "INSERT INTO logs (at, function, version, invocation, stream, line) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_USAGE = """
+    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET rows = rows + 1, wall_us = wall_us + excluded.wall_us, cpu_us = cpu_us + excluded.cpu_us,
+        gib_ms = gib_ms + excluded.gib_ms, bytes_in = bytes_in + excluded.bytes_in, bytes_out = bytes_out + excluded.bytes_out
+"""
+_USAGE = """
+    SELECT kind, account, owner, function, minute / 1440 AS day, outcome, sum(rows) AS rows, sum(wall_us) AS wall_us,
+        sum(cpu_us) AS cpu_us, sum(gib_ms) AS gib_ms, sum(bytes_in) AS bytes_in, sum(bytes_out) AS bytes_out
+    FROM usage WHERE (?1 IS NULL OR account = ?1) AND minute >= ?2 AND minute * 60 < ?3
+    GROUP BY day, kind, account, owner, function, outcome ORDER BY day, account, owner, function, kind, outcome
+"""
+# Lines arrive nearly in the order of their time, so the oldest are the lowest cursors: no index on `at` to pay for.
+_TRIM_LOGS = """
+    DELETE FROM logs WHERE cursor IN
+        (SELECT cursor FROM (SELECT cursor, at FROM logs ORDER BY cursor LIMIT 500) WHERE at < ?)
+"""
+_TRIM_JOBS = """
+    DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished IS NOT NULL AND finished < ? ORDER BY finished LIMIT 100)
+"""
+
+
+@contextmanager
+def _unique(message: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE":
+            raise PyfaasError(Code.CONFLICT, message) from error
+        raise
+
+
+def _many(sql: str, values: Sequence[tuple[Any, ...]]) -> Callable[[sqlite3.Connection], int]:
+    return lambda connection: connection.executemany(sql, values).rowcount
+
+
+def _load(connection: sqlite3.Connection) -> Snapshot:
+    living = "function IN (SELECT id FROM functions WHERE removed IS NULL)"
+    versions = f"SELECT * FROM versions JOIN revisions USING (function, code_id) WHERE {living} ORDER BY function, number"  # noqa: S608 - fixed
+    moves = f"SELECT * FROM pointer_moves WHERE removed = 0 AND {living} ORDER BY function, pointer, seq"  # noqa: S608 - fixed
+    execute = connection.execute
+    return Snapshot(
+        accounts=[rows.account(r) for r in execute("SELECT * FROM accounts WHERE removed IS NULL ORDER BY id")],
+        tokens=[rows.token(r) for r in execute("SELECT * FROM tokens WHERE revoked IS NULL ORDER BY id")],
+        functions=[rows.function(r) for r in execute("SELECT * FROM functions WHERE removed IS NULL ORDER BY id")],
+        versions=[rows.version(r) for r in execute(versions)],
+        moves=[rows.move(r) for r in execute(moves)],
+    )
+
+
+def _add_token(connection: sqlite3.Connection, token: Token) -> None:
+    with _unique("the same token exists"):
+        connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows.token_values(token))
+
+
+def _put_function(connection: sqlite3.Connection, function: Function) -> None:
+    known = connection.execute("SELECT removed FROM functions WHERE id = ?", (function.id,)).fetchone()
+    settings = rows.to_json(function.settings)
+    if known is None:
+        with _unique(f"the name {function.name!r} is taken in this account"):
+            connection.execute("INSERT INTO callables VALUES (?, ?, 'function', ?)", (function.account, function.name, function.id))
+        connection.execute(
+            "INSERT INTO functions (id, account, name, settings, created) VALUES (?, ?, ?, ?, ?)",
+            (function.id, function.account, function.name, settings, function.created),
+        )
+    elif known["removed"] is not None:
+        raise PyfaasError(Code.GONE, f"the function {function.name!r} was removed")
+    else:
+        connection.execute("UPDATE functions SET settings = ? WHERE id = ?", (settings, function.id))
+
+
+def _add_version(connection: sqlite3.Connection, version: Version) -> None:
+    connection.execute(
+        "INSERT INTO revisions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (version.function, version.code_id, version.bundle, version.size_bytes, rows.to_json(version.revision)),
+    )
+    connection.execute(
+        """INSERT INTO versions (function, number, code_id, created, state, reason, withdrawn, handler, shape, generator,
+            environment, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        (version.function, version.number, version.code_id, version.created, *rows.version_state(version)),
+    )
+
+
+def _set_version(connection: sqlite3.Connection, version: Version) -> None:
+    cursor = connection.execute(
+        """UPDATE versions SET state = ?, reason = ?, withdrawn = ?, handler = ?, shape = ?, generator = ?, environment = ?,
+            deleted = ? WHERE function = ? AND number = ?""",
+        (*rows.version_state(version), version.function, version.number),
+    )
+    if not cursor.rowcount:
+        raise not_found("version", str(version.number))
+
+
+def _add_move(connection: sqlite3.Connection, move: PointerMove) -> None:
+    weights = rows.to_json(dict(move.weights))
+    with _unique(f"move {move.seq} of {move.pointer!r} exists"):
+        connection.execute(
+            "INSERT INTO pointer_moves (function, pointer, seq, version, at, weights) VALUES (?, ?, ?, ?, ?, ?)",
+            (move.function, move.pointer, move.seq, move.version, move.at, weights),
+        )
+
+
+def _storable(line: str) -> str:
+    return line.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8, and a guest may print one
+
+
+def _usage_values(row: UsageRow) -> tuple[Any, ...]:
+    gib_ms = row.memory_bytes / GIB * (row.wall_us / 1000)
+    key = row.kind, int(row.at // 60), row.account, row.owner, row.function, row.version, row.outcome or ""
+    return *key, row.wall_us, row.cpu_us, gib_ms, row.bytes_in, row.bytes_out
+
+
+def _usage(connection: sqlite3.Connection, account: AccountId | None, since: float, until: float) -> list[Mapping[str, Any]]:
+    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in connection.execute(_USAGE, (account, int(since // 60), until)):
+        key = tuple(row)[:5]
+        total = sums.setdefault(key, _empty_sum(row))
+        if row["kind"] == "call":
+            total["calls"] += row["rows"]
+        if row["outcome"]:
+            total["outcomes"][row["outcome"]] = row["rows"]
+        total["wall_ms"] += row["wall_us"] / 1000
+        total["cpu_ms"] += row["cpu_us"] / 1000
+        for column in ("gib_ms", "bytes_in", "bytes_out"):
+            total[column] += row[column]
+    return cast("list[Mapping[str, Any]]", list(sums.values()))
+
+
+def _empty_sum(row: sqlite3.Row) -> dict[str, Any]:
+    day = datetime.fromtimestamp(row["day"] * DAY_MINUTES * 60, UTC).date().isoformat()
+    keys = {name: row[name] for name in ("kind", "account", "owner", "function")}
+    counts = {"calls": 0, "outcomes": {}, "wall_ms": 0.0, "cpu_ms": 0.0, "gib_ms": 0.0, "bytes_in": 0, "bytes_out": 0}
+    return {**keys, "day": day, **counts}
