@@ -1,0 +1,254 @@
+"""The SQLite store: what is unique among the living, what a removal leaves, and the records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from pyfaas.adapters.sqlite.schema import open_database
+from pyfaas.adapters.sqlite.store import SqliteStore
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.model import InvocationId, JobState, LogLine, Outcome, Reason, Retries, Shape, UsageRow, VersionState
+from tests.adapters.samples import ALICE, BOB, RESIZE, account, function, job, move, token, version
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyfaas.adapters.sqlite.queue import SqliteQueue
+
+pytestmark = pytest.mark.asyncio
+I1 = InvocationId("i1")
+
+
+async def code_of(awaitable: object) -> Code:
+    """Return the code with which a write is refused."""
+    with pytest.raises(PyfaasError) as refused:
+        await awaitable  # type: ignore[misc]
+    return refused.value.code
+
+
+def line(text: str, *, at: float = 5.0, invocation: InvocationId | None = I1, stream: str = "out") -> LogLine:
+    """Make a line of `resize`'s log."""
+    return LogLine(at=at, function=RESIZE, version=1, invocation=invocation, stream=stream, line=text)
+
+
+def used(at: float = 60.0, kind: str = "call", outcome: Outcome | None = Outcome.OK, **more: int) -> UsageRow:
+    """Make a usage row of `resize`."""
+    return UsageRow(
+        kind=kind, at=at, account=ALICE, owner=ALICE, function=RESIZE, version=1, invocation=I1, outcome=outcome, **more
+    )
+
+
+@pytest_asyncio.fixture
+async def deployed(store: SqliteStore) -> SqliteStore:
+    """Give a store in which Alice has published `resize`."""
+    await store.add_account(account(), token())
+    await store.publish(function(), version(), move())
+    return store
+
+
+async def test_everything_survives_a_reopening(tmp_path: Path) -> None:
+    """What was written is loaded from the file by the next process, equal in every field."""
+    path = str(tmp_path / "again.db")
+    store = SqliteStore(open_database(path))
+    changed = function(concurrency=3, public=True, max_stale_time_ms=10, retries=Retries(max=5, factor=1.5))
+    failed = version(
+        state=VersionState.FAILED,
+        reason=Reason(code="requirements_failed", message="no such package", log_tail="…"),
+        handler="main:handler",
+        shape=Shape.EVENT,
+        generator=True,
+        environment="sha256-e",
+        withdrawn=True,
+    )
+    await store.add_account(account(network=False), token())
+    await store.publish(changed, failed, move(weights={4: 10}))
+    await store.close()
+    again = SqliteStore(open_database(path))
+    found = await again.load()
+    await again.close()
+    assert (found.accounts, found.tokens) == ([account(network=False)], [token()])
+    assert (found.functions, found.versions, found.moves) == ([changed], [failed], [move(weights={4: 10})])
+
+
+async def test_account_names_are_unique_among_the_living(store: SqliteStore) -> None:
+    """A living account's name is taken, a removed one's is free, and an id never is."""
+    await store.add_account(account(), None)
+    assert await code_of(store.add_account(account(BOB), None)) is Code.CONFLICT
+    await store.remove_account(ALICE, 9.0)
+    assert await code_of(store.add_account(account(name="new"), None)) is Code.CONFLICT
+    await store.add_account(account(BOB), None)
+    assert (await store.load()).accounts == [account(BOB)]
+
+
+async def test_refused_account_leaves_nothing(store: SqliteStore) -> None:
+    """When an account's token cannot be kept, the account is not kept either."""
+    await store.add_account(account(), token())
+    assert await code_of(store.add_account(account(BOB, "bob"), token(owner=BOB))) is Code.CONFLICT
+    assert (await store.load()).accounts == [account()]
+
+
+async def test_revoked_tokens_are_not_loaded(store: SqliteStore) -> None:
+    """A revoked token is gone after the next start; its digest stays taken."""
+    await store.add_account(account(), token())
+    await store.add_token(token("t2"))
+    await store.revoke_token("t1", 9.0)
+    assert (await store.load()).tokens == [token("t2")]
+    assert await code_of(store.add_token(token("t1"))) is Code.CONFLICT
+
+
+async def test_removing_an_account_removes_what_is_its(deployed: SqliteStore) -> None:
+    """Tokens, functions, versions and pointers of a removed account are not loaded; another's stay."""
+    await deployed.add_account(account(BOB, "bob"), token("t-bob", BOB))
+    await deployed.remove_account(ALICE, 9.0)
+    found = await deployed.load()
+    assert (found.accounts, found.tokens) == ([account(BOB, "bob")], [token("t-bob", BOB)])
+    assert (found.functions, found.versions, found.moves) == ([], [], [])
+
+
+async def test_function_names_are_unique_among_the_living(deployed: SqliteStore) -> None:
+    """A name is taken until its function is removed; the tombstone can never be published to again."""
+    assert await code_of(deployed.publish(function("f-2"), None, None)) is Code.CONFLICT
+    await deployed.remove_function(RESIZE, 9.0)
+    await deployed.publish(function("f-2"), None, None)
+    assert (await deployed.load()).functions == [function("f-2")]
+    assert await code_of(deployed.publish(function(), version(2), None)) is Code.GONE
+
+
+async def test_publish_is_all_or_nothing(deployed: SqliteStore) -> None:
+    """A version whose number is taken changes neither the settings nor the pointer that came with it."""
+    before = await deployed.load()
+    assert await code_of(deployed.publish(function(concurrency=1), version(1, "c"), move(2))) is Code.CONFLICT
+    assert await deployed.load() == before
+
+
+async def test_the_same_revision_may_be_published_again(deployed: SqliteStore) -> None:
+    """Going from a to b and back to a gives three versions, the first and the last with one code id."""
+    await deployed.publish(function(), version(2, "b"), move(2, 2))
+    await deployed.publish(function(), version(3, "a"), move(3, 3))
+    found = await deployed.load()
+    assert found.versions == [version(1), version(2, "b"), version(3, "a")]
+    assert [m.version for m in found.moves] == [1, 2, 3]
+
+
+async def test_settings_change_alone(deployed: SqliteStore) -> None:
+    """A publication without a version replaces the settings only."""
+    await deployed.publish(function(concurrency=7), None, None)
+    found = await deployed.load()
+    assert (found.functions, found.versions) == ([function(concurrency=7)], [version()])
+
+
+async def test_set_version_replaces_the_mutable_part(deployed: SqliteStore) -> None:
+    """State, probe findings and marks change; an unknown number is not found."""
+    ready = version(state=VersionState.READY, handler="main:f", shape=Shape.TYPED, environment="e", deleted=True)
+    await deployed.set_version(ready)
+    assert (await deployed.load()).versions == [ready]
+    assert await code_of(deployed.set_version(version(9))) is Code.NOT_FOUND
+
+
+async def test_move_and_withdraw_in_one(deployed: SqliteStore) -> None:
+    """A roll-back moves the pointer and marks the version left behind, or does neither."""
+    await deployed.publish(function(), version(2, "b"), move(2, 2))
+    left = version(2, "b", withdrawn=True)
+    assert await code_of(deployed.move_pointer(move(2, 1), left)) is Code.CONFLICT
+    assert (await deployed.load()).versions[1] == version(2, "b")
+    await deployed.move_pointer(move(3, 1), left)
+    found = await deployed.load()
+    assert (found.versions[1], found.moves[-1]) == (left, move(3, 1))
+
+
+async def test_a_pointer_cannot_name_an_unknown_version(deployed: SqliteStore) -> None:
+    """The database itself refuses a pointer to a version that does not exist."""
+    assert await code_of(deployed.move_pointer(move(2, 9))) is Code.INTERNAL
+
+
+async def test_a_removed_pointer_may_be_made_again(deployed: SqliteStore) -> None:
+    """A removed release alias is not loaded, and its name starts over."""
+    await deployed.move_pointer(move(1, pointer="live"))
+    await deployed.remove_pointer(RESIZE, "live")
+    assert (await deployed.load()).moves == [move()]
+    await deployed.move_pointer(move(1, pointer="live"))
+    assert (await deployed.load()).moves == [move(), move(1, pointer="live")]
+
+
+async def test_logs_are_read_in_order_from_a_cursor(store: SqliteStore) -> None:
+    """Pages of a log follow each other by cursor, across batches, without a gap or a repetition."""
+    await store.add_logs([line(f"{n}") for n in range(1200)])
+    seen: list[str] = []
+    cursor = 0
+    while page := await store.logs(RESIZE, after=cursor, limit=500):
+        seen += [entry.line for _, entry in page]
+        cursor = page[-1][0]
+    assert seen == [f"{n}" for n in range(1200)]
+
+
+async def test_logs_are_filtered(store: SqliteStore) -> None:
+    """Invocation, version, time and build each narrow what is read."""
+    build = line("wheel", invocation=None, stream="build")
+    other = replace(line("other"), invocation=InvocationId("i2"), version=2, at=8.0)
+    await store.add_logs([line("a"), build, other])
+    assert [x.line for _, x in await store.logs(RESIZE)] == ["a", "other"]
+    assert [x for _, x in await store.logs(RESIZE, build=True)] == [build]
+    assert [x for _, x in await store.logs(RESIZE, invocation=InvocationId("i2"))] == [other]
+    assert [x for _, x in await store.logs(RESIZE, version=2)] == [other]
+    assert [x for _, x in await store.logs(RESIZE, since=6.0)] == [other]
+
+
+async def test_a_line_that_is_no_unicode_is_kept_readable(store: SqliteStore) -> None:
+    """A lone surrogate in a guest's line neither fails the batch nor loses the line."""
+    await store.add_logs([line("bad \ud800 end"), line("next")])
+    assert [x.line for _, x in await store.logs(RESIZE)] == ["bad ? end", "next"]
+
+
+async def test_usage_is_summed_by_day(store: SqliteStore) -> None:
+    """Rows are summed per kind and day, outcomes apart, and only calls count as calls."""
+    mib512 = 512 << 20
+    await store.add_usage(
+        [
+            used(wall_us=2000, cpu_us=1000, memory_bytes=mib512, bytes_in=3, bytes_out=4),
+            used(61.0, wall_us=4000, cpu_us=500, memory_bytes=mib512, bytes_in=1),
+            used(62.0, outcome=Outcome.ERROR),
+            used(63.0, "idle", None, wall_us=7000),
+            used(86_400.0),
+        ]
+    )
+    rows = {(row["day"], row["kind"]): row for row in await store.usage(ALICE, 0.0, 90_000.0)}
+    assert set(rows) == {("1970-01-01", "call"), ("1970-01-01", "idle"), ("1970-01-02", "call")}
+    first = rows["1970-01-01", "call"]
+    assert (first["calls"], first["outcomes"]) == (3, {"ok": 2, "error": 1})
+    assert (first["wall_ms"], first["cpu_ms"], first["gib_ms"]) == (6.0, 1.5, 3.0)
+    assert (first["bytes_in"], first["bytes_out"]) == (4, 4)
+    idle = rows["1970-01-01", "idle"]
+    assert (idle["calls"], idle["outcomes"], idle["wall_ms"]) == (0, {}, 7.0)
+
+
+async def test_usage_is_per_account_and_time(store: SqliteStore) -> None:
+    """An account sees its own rows only, within the time asked for; None sees all."""
+    await store.add_usage([used(60.0), used(600.0), replace(used(60.0), account=BOB)])
+    assert [r["calls"] for r in await store.usage(ALICE, 0.0, 1000.0)] == [2]
+    assert [r["calls"] for r in await store.usage(ALICE, 0.0, 600.0)] == [1]
+    assert [r["calls"] for r in await store.usage(ALICE, 600.0, 1000.0)] == [1]
+    assert [(r["account"], r["calls"]) for r in await store.usage(None, 0.0, 1000.0)] == [(ALICE, 2), (BOB, 1)]
+
+
+async def test_trim_keeps_what_is_young_or_unfinished(store: SqliteStore, sqlite_queue: SqliteQueue) -> None:
+    """Old lines and old finished jobs go, in however many batches; young and unfinished ones stay."""
+    await store.add_logs([line(f"{n}", at=10.0) for n in range(1100)] + [line("young", at=100.0)])
+    for n in range(130):
+        await sqlite_queue.put(job(f"old{n:03}", state=JobState.SUCCEEDED, finished=20.0))
+    await sqlite_queue.put(job("young", state=JobState.DEAD, finished=90.0))
+    await sqlite_queue.put(job("queued", created=1.0))
+    await store.trim(50.0)
+    assert [x.line for _, x in await store.logs(RESIZE)] == ["young"]
+    assert [j.id for j in await sqlite_queue.list(ALICE)] == ["queued", "young"]
+
+
+async def test_backup_of_a_live_database_can_be_opened(deployed: SqliteStore, tmp_path: Path) -> None:
+    """A backup is a whole database that holds what had been written."""
+    await deployed.backup(str(tmp_path / "copy.db"))
+    copy = SqliteStore(open_database(str(tmp_path / "copy.db")))
+    assert await copy.load() == await deployed.load()
+    await copy.close()
