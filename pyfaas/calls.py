@@ -84,7 +84,10 @@ class Running(Protocol):
 
     id: InvocationId
     requested: int | None
-    executed: int | None
+
+    @property
+    def executed(self) -> int | None:
+        """The version that runs it, once that is decided."""
 
     def left(self) -> None:
         """Say that the client has gone: what waits is removed, a stream is cancelled, a run ends as was asked."""

@@ -96,6 +96,7 @@ class Pool:
         self.vms: dict[str, VmRecord] = {}
         self.warm: list[str] = []
         self.opening = 0
+        self.forking = 0
         self.by_tenant: dict[TenantKey, list[str]] = {}
         self.idle: dict[tuple[TenantKey, Lane], list[Slot]] = {}
         self.containers = 0
@@ -138,10 +139,11 @@ class Pool:
                 return Placement(step=Step.BLANK, slot=self._bind(blank, lane, now))
             if len(vm.slots) + vm.forking < self.limits.per_vm:
                 roomy = roomy or vm
-        if self.containers + self._forking() + self.opening >= self.limits.max_containers:
+        if self.containers + self.forking + self.opening >= self.limits.max_containers:
             return Placement(step=Step.FULL, evict=self._oldest_idle())
         if roomy is not None:
             roomy.forking += 1
+            self.forking += 1
             return Placement(step=Step.FORK, vm=roomy.id)
         if self.warm:
             self.hits += 1
@@ -157,11 +159,12 @@ class Pool:
         vm = self.vms.get(vm_id)
         if vm is None or vm.tenant is None or vm.forking or len(vm.slots) >= self.limits.per_vm:
             return False
-        if self.containers + self._forking() >= self.limits.max_containers:
+        if self.containers + self.forking >= self.limits.max_containers:
             return False
         if any(s.state is State.BLANK for s in vm.slots.values()):
             return False
         vm.forking += 1
+        self.forking += 1
         return True
 
     # ---- what happened
@@ -180,10 +183,11 @@ class Pool:
 
     def forked(self, vm_id: str, container: str | None, now: float) -> bool:
         """Take in a blank that was forked into a VM (None: it failed); False when the VM is gone."""
+        self.forking -= 1
         vm = self.vms.get(vm_id)
         if vm is None:
             return False
-        vm.forking = max(0, vm.forking - 1)
+        vm.forking -= 1
         if container is not None:
             vm.slots[container] = Slot(id=container, vm=vm_id, since=now)
             self.containers += 1
@@ -272,9 +276,6 @@ class Pool:
     def _bind(self, blank: Slot, lane: Lane, now: float) -> Slot:
         blank.state, blank.lane, blank.since = State.LOADING, lane, now
         return blank
-
-    def _forking(self) -> int:
-        return sum(vm.forking for vm in self.vms.values())
 
     def _oldest_idle(self) -> str | None:
         slots = (s for stack in self.idle.values() for s in stack)

@@ -18,7 +18,7 @@ from pyfaas.config import Config
 from pyfaas.decisions import rollout, routing
 from pyfaas.decisions.quota import Admission, admit
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import AccountId, Outcome, TenantKey, Version, VersionState
+from pyfaas.model import AccountId, FunctionId, Outcome, TenantKey, Version, VersionState
 from pyfaas.ports import Clock
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.fleet import Fleet, expired
@@ -43,7 +43,7 @@ class Dispatcher:
         self.loads: dict[AccountId, AccountLoad] = {}
         self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
         self.is_draining = False
-        self._awaiting: dict[tuple[str, int], list[tuple[Call, float]]] = {}
+        self._awaiting: dict[tuple[FunctionId, int], list[tuple[Call, float]]] = {}
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
         fleet.finish, fleet.loaded = self._finish, self._lane_loaded

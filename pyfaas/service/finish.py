@@ -20,7 +20,7 @@ from pyfaas.service.session import OUTCOME_OF_FATE, OUTCOME_OF_STATUS, Doom, Ses
 from sandbox.spec import Ending, Fate
 from sandbox.wire import Answer
 
-_CUT = b"\n… (log cut at the limit)\n"
+_CUT = b"\n... (log cut at the limit)\n"
 
 
 class Finisher:

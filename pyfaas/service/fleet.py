@@ -17,7 +17,7 @@ from pyfaas.calls import Result
 from pyfaas.config import Config
 from pyfaas.decisions.placement import Placement, Pool, PoolLimits, Slot, State, Step
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import Outcome, TenantKey
+from pyfaas.model import FunctionId, Outcome, TenantKey
 from pyfaas.ports import Clock, Container, Workers
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.lane import Call, Lane
@@ -46,7 +46,7 @@ class Fleet:
                 idle_seconds=config.idle_seconds,
             )
         )
-        self.lanes: dict[tuple[TenantKey, tuple[str, int]], Lane] = {}
+        self.lanes: dict[tuple[TenantKey, tuple[FunctionId, int]], Lane] = {}
         self.sessions: dict[str, Session] = {}  # container id → session
         self.busy: dict[Session, None] = {}  # loading or running, for the sweep
         self.finish: Callable[[Call, Result], None]
@@ -98,7 +98,7 @@ class Fleet:
             lane.preloading += 1
             self._bring(lane, placement)
 
-    def drop(self, lane_keys: set[tuple[str, int]]) -> None:
+    def drop(self, lane_keys: set[tuple[FunctionId, int]]) -> None:
         """End the idle containers of versions that nobody will call again."""
         for slot in self.pool.idle_of(lane_keys):
             self._retire(slot)

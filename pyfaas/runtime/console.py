@@ -1,0 +1,84 @@
+"""The log of one call: what its code wrote to fd 1 and fd 2, read back by the container itself.
+
+Theory of operation. fd 1 and 2 are the write ends of two pipes whose read ends both this process
+and the host hold. After the handler, FIONREAD says how much lies in each; it is read back into the
+answer, so a line belongs to the call that wrote it, child processes and C code included. The host
+reads the pipes only during long calls and after a death, so what is here is the rest. What a thread
+or a child writes after the answer belongs to the next call: nobody could tell it apart.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import io
+import os
+import sys
+import termios
+
+_READ = 65536
+
+
+class Console:
+    """The two pipes, and the text streams that Python code writes to."""
+
+    def __init__(self, out_read: int, err_read: int, log_bytes: int = 1 << 20) -> None:
+        """Take the read ends; `log_bytes` bounds what one call may add to its answer."""
+        self._out, self._err = out_read, err_read
+        self.log_bytes = log_bytes
+        self._count = array.array("i", [0])
+        self.open()
+
+    def open(self) -> None:
+        """Set sys.stdout and sys.stderr to line-buffered UTF-8 text on fd 1 and 2, whatever was there."""
+        self._stdout, self._stderr = _text(1), _text(2)
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        sys.__stdout__, sys.__stderr__ = self._stdout, self._stderr  # type: ignore[misc]
+        self._flush_out, self._flush_err = self._stdout.flush, self._stderr.flush
+
+    def take(self) -> tuple[bytes, bytes]:
+        """Return what was written to fd 1 and fd 2 since the last time, cut at `log_bytes` with a mark."""
+        try:
+            self._flush_out()
+            self._flush_err()
+        except (ValueError, OSError):  # the code closed sys.stdout, or fd 1 itself
+            self.open()
+        count = self._count
+        out = err = b""
+        try:
+            fcntl.ioctl(self._out, termios.FIONREAD, count)
+            if count[0]:
+                out = self._read(self._out, count[0])
+            fcntl.ioctl(self._err, termios.FIONREAD, count)
+            if count[0]:
+                err = self._read(self._err, count[0])
+        except OSError:  # the code closed our read ends: its own log is lost, the answer is not
+            return out, err
+        return out, err
+
+    def _read(self, pipe: int, length: int) -> bytes:
+        pieces: list[bytes] = []
+        left = length
+        while left > 0:
+            try:
+                piece = os.read(pipe, min(left, _READ))
+            except BlockingIOError:  # the host's sweep was quicker
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        return cut(b"".join(pieces), self.log_bytes)
+
+
+def cut(text: bytes, limit: int) -> bytes:
+    """Shorten a log to `limit` bytes and say so in its last line."""
+    if len(text) <= limit:
+        return text
+    return text[:limit] + f"\n[log cut: {len(text) - limit} bytes more were written]\n".encode()
+
+
+def _text(fd: int) -> io.TextIOWrapper:
+    return open(  # noqa: SIM115, PTH123 -- lives as long as the process
+        fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )

@@ -1,0 +1,134 @@
+"""Accounts and tokens: made, listed, revoked. A token's text is shown once and kept nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pyfaas.decisions.access import require
+from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.model import Account, AccountId, Caller, Scope, Token
+from pyfaas.names import check_account_name
+from pyfaas.ports import Clock, Store
+from pyfaas.service.registry import Registry
+from pyfaas.service.views import account_view, token_view
+
+OWN_SCOPES = frozenset({Scope.INVOKE, Scope.DEPLOY, Scope.READ})
+
+
+class Accounts:
+    """The use cases around accounts and tokens."""
+
+    def __init__(self, registry: Registry, store: Store, clock: Clock) -> None:
+        """Work on the registry, through the store."""
+        self._registry, self._store, self._clock = registry, store, clock
+
+    def whoami(self, caller: Caller) -> dict[str, Any]:
+        """Tell who a token speaks for."""
+        return {
+            "account": caller.account.name,
+            "id": caller.account.id,
+            "scopes": sorted(caller.token.scopes),
+            "expires": caller.token.expires,
+        }
+
+    async def create(self, caller: Caller, name: str, *, network: bool = True) -> dict[str, Any]:
+        """Create an account with its first token; raises conflict for a taken name."""
+        require(caller, Scope.ADMIN)
+        return await self.make(name, OWN_SCOPES, network=network)
+
+    async def make(self, name: str, scopes: frozenset[Scope], *, network: bool = True) -> dict[str, Any]:
+        """Create an account without asking who wants it: the first start does."""
+        check_account_name(name)
+        if name in self._registry.account_names:
+            raise PyfaasError(Code.CONFLICT, f"the account {name!r} exists already")
+        now = self._clock.now()
+        account = Account(id=self._new_id(), name=name, network=network, created=now)
+        text, token = new_token(account.id, scopes, "first", now, None)
+        await self._store.add_account(account, token)
+        self._registry.put_account(account)
+        self._registry.put_token(token)
+        return {"account": name, "id": account.id, "token": text}
+
+    def listed(self, caller: Caller) -> list[dict[str, Any]]:
+        """List every account, for an admin; the own one otherwise."""
+        if caller.may(Scope.ADMIN):
+            return [account_view(a) for _, a in sorted(self._registry.account_names.items())]
+        return [account_view(caller.account)]
+
+    async def remove(self, caller: Caller, name_or_id: str) -> Account:
+        """Remove an account: its tokens die at once; its usage stays by id."""
+        require(caller, Scope.ADMIN)
+        account = self._registry.account(name_or_id)
+        if account.id == caller.account.id:
+            raise PyfaasError(Code.CONFLICT, "an account cannot remove itself")
+        await self._store.remove_account(account.id, self._clock.now())
+        self._registry.drop_account(account)
+        return account
+
+    async def create_token(
+        self, caller: Caller, *, scopes: Sequence[str], expires: float | None = None, label: str = "", account: str | None = None
+    ) -> dict[str, Any]:
+        """Create a token with no more scopes than the caller's; an admin may name another account."""
+        owner = caller.account
+        if account is not None and account not in (owner.name, owner.id):
+            require(caller, Scope.ADMIN)
+            owner = self._registry.account(account)
+        wanted = _scopes(scopes)
+        if not all(caller.may(scope) for scope in wanted):
+            raise PyfaasError(Code.NOT_ALLOWED, "a token cannot be given scopes that its maker lacks")
+        if expires is not None and expires <= self._clock.now():
+            raise PyfaasError(Code.INVALID_REQUEST, "expires must lie in the future")
+        text, token = new_token(owner.id, wanted, label, self._clock.now(), expires)
+        await self._store.add_token(token)
+        self._registry.put_token(token)
+        return {**token_view(token), "token": text}
+
+    def list_tokens(self, caller: Caller) -> list[dict[str, Any]]:
+        """List the account's tokens."""
+        tokens = sorted(self._registry.tokens.values(), key=lambda t: t.created)
+        return [token_view(t) for t in tokens if t.account == caller.account.id]
+
+    async def revoke_token(self, caller: Caller, token_id: str) -> None:
+        """Revoke a token: refused from the moment this returns."""
+        token = self._registry.tokens.get(token_id)
+        if token is None or not (token.account == caller.account.id or caller.may(Scope.ADMIN)):
+            raise not_found("token", token_id)
+        await self._store.revoke_token(token_id, self._clock.now())
+        self._registry.drop_token(token)
+
+    async def rotate_admin(self, caller: Caller) -> dict[str, Any]:
+        """Replace the admin's token by a new one."""
+        require(caller, Scope.ADMIN)
+        text, token = new_token(caller.account.id, caller.token.scopes, "admin", self._clock.now(), None)
+        await self._store.add_token(token)
+        self._registry.put_token(token)
+        await self.revoke_token(caller, caller.token.id)
+        return {**token_view(token), "token": text}
+
+    def _new_id(self) -> AccountId:
+        while (new := f"{secrets.randbelow(10**12):012d}") in self._registry.accounts:
+            pass
+        return AccountId(new)
+
+
+def new_token(account: AccountId, scopes: frozenset[Scope], label: str, now: float, expires: float | None) -> tuple[str, Token]:
+    """Make a token; returns its text and what is kept of it."""
+    text = "pf_" + secrets.token_urlsafe(32)
+    digest = hashlib.sha256(text.encode()).digest()
+    token = Token(
+        id=str(uuid.uuid4()), account=account, digest=digest, scopes=scopes, label=label, created=now, expires=expires
+    )
+    return text, token
+
+
+def _scopes(names: Sequence[str]) -> frozenset[Scope]:
+    try:
+        scopes = frozenset(Scope(name) for name in names)
+    except ValueError:
+        known = ", ".join(s.value for s in Scope)
+        raise PyfaasError(Code.INVALID_REQUEST, f"scopes must be some of {known}") from None
+    return scopes or OWN_SCOPES

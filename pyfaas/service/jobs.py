@@ -1,0 +1,276 @@
+"""Asynchronous invocations: kept before they are acknowledged, run when due, retried, ended once.
+
+One dispatcher claims due jobs; a claim ends with the server instance that made it, not by time. A qualifier is
+resolved at each attempt's start, so that a fix reaches the retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pyfaas.calls import Request, Result
+from pyfaas.decisions import retry
+from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.model import Attempt, Caller, Job, JobState, Outcome, Scope, Token
+from pyfaas.ports import Clock, Queue
+from pyfaas.service.ids import Ids
+from pyfaas.service.registry import Registry
+from pyfaas.service.views import job_view
+
+log = logging.getLogger(__name__)
+_POLL_S = 1.0  # a due time is never missed by more, whatever the clock does
+
+_TERMINAL_OUTCOME = {Outcome.TIMEOUT: JobState.TIMED_OUT, Outcome.OOM: JobState.OOM}
+
+
+class Jobs:
+    """Owns the asynchronous runs. `invoke` runs one call to its result; `cancel_run` ends one that runs."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        registry: Registry,
+        clock: Clock,
+        ids: Ids,
+        invoke: Callable[[Request, Callable[[Any], None]], Awaitable[Result]],
+        *,
+        workers: int,
+        payload_limit: int,
+    ) -> None:
+        """Run at most `workers` jobs at once."""
+        self._queue, self._registry, self._clock, self._ids, self._invoke = queue, registry, clock, ids, invoke
+        self._workers, self._payload_limit = workers, payload_limit
+        self._instance = str(uuid.uuid4())
+        self._wake = asyncio.Event()
+        self._running: dict[str, Any] = {}  # job id → Running, for cancel
+        self._cancelled: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed: dict[str, asyncio.Event] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+
+    async def open(self) -> int:
+        """Queue again what an earlier server left running, and start; returns how many were recovered."""
+        recovered = await self._queue.recover(self._instance, self._clock.now(), retry.MAX_LOST)
+        self._loop_task = asyncio.get_running_loop().create_task(self._loop())
+        return recovered
+
+    async def close(self) -> None:
+        """Stop claiming; what runs becomes `lost` at the next start."""
+        tasks = [t for t in (self._loop_task, *self._tasks) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stop_claiming(self) -> None:
+        """Claim no more jobs: the server drains."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+
+    # ---- use cases
+
+    async def enqueue(self, request: Request, replay_of: Job | None = None) -> dict[str, Any]:
+        """Keep a job; it is durable when this returns. Raises not_found, payload_too_large."""
+        if request.caller is None:
+            raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed")
+        if len(request.body) > self._payload_limit:
+            raise PyfaasError(
+                Code.PAYLOAD_TOO_LARGE,
+                f"an asynchronous call takes at most {self._payload_limit} bytes",
+                hint="the operator can raise async_payload",
+                evidence={"limit": "async_payload", "value": self._payload_limit, "observed": len(request.body)},
+            )
+        account = request.caller.account.id
+        entry = self._registry.entry(account, request.name)
+        now = self._clock.now()
+        job = Job(
+            id=self._ids.next(),
+            account=account,
+            function=entry.function.id,
+            name=request.name,
+            qualifier=request.qualifier,
+            event=request.body,
+            event_is_bytes=request.is_bytes,
+            state=JobState.QUEUED,
+            due=now,
+            created=now,
+            deadline=now + request.timeout_ms / 1000 if request.timeout_ms is not None else None,
+            replay_of=replay_of.id if replay_of else None,
+        )
+        await self._queue.put(job)
+        self._wake.set()
+        shown = {"id": job.id, "state": job.state.value}
+        return {**shown, "replay_of": replay_of.id} if replay_of else shown
+
+    async def get(self, caller: Caller, job_id: str, wait_s: float = 0.0) -> dict[str, Any]:
+        """Show a job, waiting at most `wait_s` for its end."""
+        until = self._clock.monotonic() + wait_s
+        job = await self._job(caller, job_id)
+        while not job.state.is_terminal and (left := until - self._clock.monotonic()) > 0:
+            event = self._changed.setdefault(job_id, asyncio.Event())
+            try:
+                await asyncio.wait_for(event.wait(), left)
+            except TimeoutError:
+                break
+            job = await self._job(caller, job_id)
+        return job_view(job)
+
+    async def listed(self, caller: Caller, state: str | None, limit: int, after: str) -> dict[str, Any]:
+        """List the account's jobs by id."""
+        try:
+            wanted = JobState(state) if state else None
+        except ValueError:
+            raise PyfaasError(Code.INVALID_REQUEST, f"no job has the state {state!r}") from None
+        jobs = await self._queue.list(caller.account.id, state=wanted, after=after, limit=limit + 1)
+        items = [job_view(job) for job in jobs[:limit]]
+        return {"items": items, "next": items[-1]["id"] if len(jobs) > limit else None}
+
+    async def cancel(self, caller: Caller, job_id: str) -> dict[str, Any]:
+        """Cancel a job; on one that ended this changes nothing."""
+        await self._job(caller, job_id)
+        await self._queue.cancel(job_id_of(job_id), self._clock.now())
+        self._cancelled.add(job_id)
+        running = self._running.get(job_id)
+        if running is not None:
+            running.cancel()
+        self._tell(job_id)
+        return job_view(await self._job(caller, job_id))
+
+    async def replay(self, caller: Caller, job_id: str, body: bytes | None) -> dict[str, Any]:
+        """Run a job again, with the same event or another."""
+        job = await self._job(caller, job_id)
+        request = Request(caller=caller, name=job.name, qualifier=job.qualifier, body=job.event, is_bytes=job.event_is_bytes)
+        if body is not None:
+            request.body, request.is_bytes = body, False
+        return await self.enqueue(request, replay_of=job)
+
+    async def _job(self, caller: Caller, job_id: str) -> Job:
+        job = await self._queue.get(job_id_of(job_id))
+        if job is None or not (job.account == caller.account.id or caller.may(Scope.ADMIN)):
+            raise not_found("invocation", job_id)
+        return job
+
+    # ---- running
+
+    async def _loop(self) -> None:
+        while True:
+            self._wake.clear()
+            free = self._workers - len(self._tasks)
+            claimed = await self._claim(free) if free > 0 else []
+            for job in claimed:
+                task = asyncio.get_running_loop().create_task(self._run(job))
+                self._tasks.add(task)
+                task.add_done_callback(self._ended)
+            if len(claimed) < max(1, free):
+                try:
+                    await asyncio.wait_for(self._wake.wait(), await self._pause())
+                except TimeoutError:
+                    continue
+
+    async def _claim(self, free: int) -> list[Job]:
+        try:
+            return list(await self._queue.claim(free, self._clock.now(), self._instance))
+        except PyfaasError as error:
+            log.warning("claim_failed", extra={"code": error.code.value})
+            return []
+
+    async def _pause(self) -> float:
+        if len(self._tasks) >= self._workers:
+            return _POLL_S
+        due = await self._queue.next_due()
+        return _POLL_S if due is None else min(_POLL_S, max(0.005, due - self._clock.now()))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("job_failed", exc_info=task.exception())
+
+    async def _run(self, job: Job) -> None:
+        started = self._clock.now()
+        result = await self._attempt(job, started)
+        now = self._clock.now()
+        self._running.pop(job.id, None)
+        entry = self._registry.entries.get(job.function)
+        retries = entry.function.settings.retries if entry else None
+        error = _error_of(result)
+        n = len(job.attempts) + (0 if job.attempts and job.attempts[-1].finished is None else 1)
+        attempt = Attempt(
+            n=n, started=started, finished=now, requested=result.requested, executed=result.executed, outcome=result.outcome, error=error
+        )
+        if job.id in self._cancelled or retries is None:
+            step = retry.Next(state=JobState.CANCELLED, lost=job.lost)
+        elif job.deadline is not None and result.outcome is Outcome.TIMEOUT and now >= job.deadline:
+            step = retry.Next(state=JobState.EXPIRED if result.executed is None else JobState.TIMED_OUT, lost=job.lost)
+        else:
+            step = retry.next_step(
+                result.outcome,
+                is_invalid_event=result.code in (Code.INVALID_EVENT, Code.NOT_FOUND, Code.GONE),
+                attempts=n,
+                lost=job.lost,
+                retries=retries,
+                now=now,
+                jitter=random.random(),  # noqa: S311 - spreads retries, hides nothing
+            )
+        await self._end(job, attempt, step, result, error)
+
+    async def _attempt(self, job: Job, started: float) -> Result:
+        if job.deadline is not None and job.deadline <= started:
+            return Result(id=job.id, outcome=Outcome.TIMEOUT, message="the deadline passed before the code could start")
+        account = self._registry.accounts.get(job.account)
+        if account is None or job.function not in self._registry.entries:
+            return Result(id=job.id, outcome=Outcome.CANCELLED, message="the function or its account was removed")
+        left_ms = round((job.deadline - started) * 1000) if job.deadline is not None else None
+        token = Token(id="job", account=account.id, digest=b"", scopes=frozenset({Scope.INVOKE}), created=started)
+        request = Request(
+            caller=Caller(account=account, token=token),
+            name=job.name,
+            qualifier=job.qualifier,
+            body=job.event,
+            is_bytes=job.event_is_bytes,
+            timeout_ms=left_ms,
+            sticky_key=job.id,
+        )
+        try:
+            return await self._invoke(request, lambda running: self._running.__setitem__(job.id, running))
+        except PyfaasError as error:
+            return Result(id=job.id, outcome=Outcome.REJECTED, code=error.code, message=error.message)
+
+    async def _end(self, job: Job, attempt: Attempt, step: retry.Next, result: Result, error: dict[str, Any] | None) -> None:
+        ended: dict[str, Any] = {"due": step.due, "lost": step.lost}
+        if step.state.is_terminal:
+            ended.update(outcome=attempt.outcome, error=error)
+            if result.outcome is Outcome.OK:
+                ended.update(result=result.body, result_is_bytes=result.kind == "bytes")
+        await self._queue.finish_attempt(job.id, job.fence, attempt, step.state, **ended)
+        self._cancelled.discard(job.id)
+        self._tell(job.id)
+        self._wake.set()
+
+    def _tell(self, job_id: str) -> None:
+        event = self._changed.pop(job_id, None)
+        if event is not None:
+            event.set()
+
+
+def job_id_of(text: str) -> Any:
+    """Return the id when it is one; raises not_found, as for one that does not exist."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise not_found("invocation", text[:64]) from None
+
+
+def _error_of(result: Result) -> dict[str, Any] | None:
+    if result.outcome is Outcome.OK:
+        return None
+    if result.kind == "error":
+        shown: dict[str, Any] = json.loads(result.body)
+        return shown
+    code = result.code.value if result.code else result.outcome.value
+    return {"code": code, "message": result.message, "evidence": dict(result.evidence)}

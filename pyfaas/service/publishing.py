@@ -1,0 +1,217 @@
+"""From an upload to a version that is ready, or that says why it failed.
+
+`publish` checks and keeps the bundle, decides what it means, and returns; preparing goes on beside the version
+that answers. Everything that touches the bundle's content runs in a confined container of a VM that holds nothing
+else: unpacking, installing, compiling, and the import that finds the handler's shape. A version that a crash left
+half prepared is prepared again at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pyfaas.bundle import BundleError, inspect_packed
+from pyfaas.config import Config
+from pyfaas.decisions import publish
+from pyfaas.decisions.access import require
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.manifest import code_id, parse
+from pyfaas.model import Account, Caller, Function, FunctionId, PointerMove, Scope, Shape, Version, VersionState
+from pyfaas.names import check_name
+from pyfaas.ports import Bundles, Clock, Store
+from pyfaas.service.preparing import PreparationFailed, Preparing
+from pyfaas.service.registry import Entry, Registry
+from sandbox.errors import SandboxError
+
+log = logging.getLogger(__name__)
+_ATTEMPTS = 3
+_BACK_OFF_S = 1.0
+
+
+class Publisher:
+    """Owns the preparations. `prepared` is told of each version that became ready or failed."""
+
+    def __init__(self, config: Config, registry: Registry, store: Store, bundles: Bundles, preparing: Preparing, clock: Clock) -> None:
+        """Prepare through `preparing`, at most `config.builds` at once."""
+        self._config, self._registry, self._store, self._bundles = config, registry, store, bundles
+        self._preparing, self._clock = preparing, clock
+        self.prepared: Callable[[Entry, Version], None] = lambda _entry, _version: None
+        self._gate = asyncio.Semaphore(config.builds)
+        self._running: dict[tuple[FunctionId, int], asyncio.Task[None]] = {}
+        self._lock = asyncio.Lock()
+        self.changed = asyncio.Condition()
+
+    def resume(self) -> int:
+        """Start what an earlier server left unprepared; returns how many."""
+        left = [(e, v) for e, v in self._registry.all_versions() if v.state in (VersionState.STORED, VersionState.PREPARING)]
+        for entry, version in left:
+            self.prepare(entry, version)
+        return len(left)
+
+    async def close(self) -> None:
+        """Stop the preparations; they are resumed at the next start."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- publishing
+
+    async def publish(self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes) -> tuple[int, dict[str, Any]]:
+        """Keep an upload as a version; returns the HTTP status (201 new, 200 the same) and what to answer.
+
+        Raises invalid_request, unknown_key, payload_too_large, conflict or storage_full; nothing is half-written.
+        """
+        require(caller, Scope.DEPLOY)
+        check_name(name)
+        parsed = parse(config)
+        digest, size = await self._inspect(packed)
+        async with self._lock:
+            entry = self._registry.by_name.get((caller.account.id, name))
+            old = entry.function if entry else None
+            now = self._clock.now()
+            function = (
+                replace(old, settings=parsed.settings)
+                if old
+                else Function(id=FunctionId(str(uuid.uuid4())), account=caller.account.id, name=name, settings=parsed.settings, created=now)
+            )
+            identity = code_id(digest, parsed.revision)
+            plan = publish.plan(
+                entry.newest() if entry else None,
+                entry.highest if entry else 0,
+                identity,
+                parsed.settings,
+                old.settings if old else None,
+            )
+            version = move = None
+            if plan.is_new:
+                await self._bundles.put(digest, packed)
+                version = Version(
+                    function=function.id,
+                    number=plan.number,
+                    code_id=identity,
+                    bundle=digest,
+                    size_bytes=size,
+                    revision=parsed.revision,
+                    state=VersionState.STORED,
+                    created=now,
+                )
+                move = next_move(entry, function.id, "latest", plan.number, now)
+            if plan.changed or plan.is_new:
+                await self._store.publish(function, version, move)
+            entry = self._registry.put_function(function)
+            if version is not None and move is not None:
+                entry.put(version)
+                entry.move(move)
+        current = entry.versions[plan.number]
+        if plan.prepare:
+            self.prepare(entry, current)
+            current = entry.versions[plan.number]
+        shown = {"function": name, "version": plan.number, "state": current.state.value, "changed": plan.changed}
+        return (201 if plan.is_new else 200), shown
+
+    async def _inspect(self, packed: bytes) -> tuple[str, int]:
+        if len(packed) > self._config.bundle_packed:
+            raise _too_large("bundle_packed", self._config.bundle_packed, len(packed))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, inspect_packed, packed, self._config.bundle_unpacked)
+        except BundleError as error:
+            if error.code == "too_large":
+                raise PyfaasError(Code.PAYLOAD_TOO_LARGE, error.message, evidence={"limit": "bundle_unpacked"}) from None
+            raise PyfaasError(Code.INVALID_REQUEST, error.message, evidence={"bundle": error.code}) from None
+
+    # ---- preparing
+
+    def prepare(self, entry: Entry, version: Version) -> None:
+        """Start a version's preparation, unless it is running already."""
+        key = (version.function, version.number)
+        if key in self._running:
+            return
+        task = asyncio.get_running_loop().create_task(self._prepare(entry, version))
+        self._running[key] = task
+        task.add_done_callback(lambda done: self._ended(key, done))
+
+    def _ended(self, key: tuple[FunctionId, int], task: asyncio.Task[None]) -> None:
+        self._running.pop(key, None)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("preparation_broke", exc_info=task.exception())
+
+    async def _prepare(self, entry: Entry, version: Version) -> None:
+        version = await self._set(entry, replace(version, state=VersionState.PREPARING, reason=None))
+        async with self._gate:
+            version = await self._with_patience(entry, version)
+        if not entry.versions[version.number].deleted:
+            version = await self._set(entry, version)
+            self.prepared(entry, version)
+
+    async def _with_patience(self, entry: Entry, version: Version) -> Version:
+        """Prepare, trying a passing fault again with back-off; returns the version as it then is."""
+        account = self._registry.accounts[entry.function.account]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._steps(entry, version, account)
+            except (PreparationFailed, SandboxError, PyfaasError) as error:
+                failed = error if isinstance(error, PreparationFailed) else PreparationFailed("lost", str(error))
+                if not failed.is_passing or attempt == _ATTEMPTS:
+                    return replace(version, state=VersionState.FAILED, reason=failed.reason)
+                log.warning("preparation_again", extra={"function": entry.function.name, "reason": failed.reason.code})
+            await asyncio.sleep(_BACK_OFF_S * attempt)
+        raise AssertionError("the last attempt returns")  # pragma: no cover
+
+    async def _steps(self, entry: Entry, version: Version, account: Account) -> Version:
+        environment = version.environment
+        if version.revision.requirements and environment is None:
+            environment = self._known_environment(version)
+            if environment is None:
+                environment = await self._preparing.install(version)
+        version = replace(version, environment=environment)
+        found = await self._preparing.compile_and_probe(version, entry.function.name, account.name)
+        shape = found.get("shape")
+        return replace(
+            version,
+            state=VersionState.READY,
+            handler=str(found.get("handler") or version.revision.handler or ""),
+            shape=Shape(shape) if shape in set(Shape) else None,
+            generator=bool(found.get("generator")),
+        )
+
+    def _known_environment(self, version: Version) -> str | None:
+        """Return the environment that the same requirements were resolved to before, if it is there."""
+        for _, other in self._registry.all_versions():
+            if other.environment is not None and other.revision.requirements == version.revision.requirements:
+                return other.environment
+        return None
+
+    async def _set(self, entry: Entry, version: Version) -> Version:
+        current = entry.versions[version.number]
+        version = replace(version, withdrawn=current.withdrawn, deleted=current.deleted)
+        await self._store.set_version(version)
+        entry.put(version)
+        async with self.changed:
+            self.changed.notify_all()
+        return version
+
+
+def next_move(
+    entry: Entry | None, function: FunctionId, pointer: str, version: int, now: float, weights: Mapping[int, int] | None = None
+) -> PointerMove:
+    """Return the pointer's next move; its number follows the highest one of the function."""
+    moves = [m.seq for history in (entry.moves.values() if entry else ()) for m in history]
+    return PointerMove(
+        function=function, pointer=pointer, seq=max(moves, default=0) + 1, version=version, at=now, weights=weights or {}
+    )
+
+
+def _too_large(limit: str, value: int, observed: int) -> PyfaasError:
+    return PyfaasError(
+        Code.PAYLOAD_TOO_LARGE,
+        f"the bundle has {observed} bytes; {value} are allowed",
+        hint=f"the operator can raise {limit}",
+        evidence={"limit": limit, "value": value, "observed": observed},
+    )
+

@@ -1,0 +1,405 @@
+"""The use cases as the faces see them: one method each, a caller first, JSON shapes out.
+
+What belongs to somebody else is told as what does not exist. Every control write is commit → swap the registry →
+answer. The hot path is `authenticate` and `submit`; both are synchronous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pyfaas.calls import Request, Result, Running, Sink
+from pyfaas.config import Config
+from pyfaas.decisions.access import require
+from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.model import Caller, InvocationId, Scope, Version, VersionState
+from pyfaas.names import check_alias_name
+from pyfaas.ports import Clock, Queue, Store, Workers
+from pyfaas.service import views
+from pyfaas.service.accounts import Accounts
+from pyfaas.service.dispatch import Dispatcher
+from pyfaas.service.jobs import Jobs, job_id_of
+from pyfaas.service.journal import Journal
+from pyfaas.service.publishing import Publisher, next_move
+from pyfaas.service.registry import Entry, Registry
+
+
+class Service:
+    """Everything that the faces may ask for."""
+
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        store: Store,
+        queue: Queue,
+        workers: Workers,
+        clock: Clock,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        publisher: Publisher,
+        weaker: Sequence[str],
+    ) -> None:
+        """Put the parts together; `weaker` names the layers of isolation that were given up."""
+        self.config, self.registry, self._store, self._workers, self._clock = config, registry, store, workers, clock
+        self._journal, self.dispatcher, self.publisher, self._weaker = journal, dispatcher, publisher, list(weaker)
+        self.accounts = Accounts(registry, store, clock)
+        self._queue = queue
+        self.jobs = Jobs(
+            queue, registry, clock, dispatcher.ids, self.invoke, workers=config.async_workers, payload_limit=config.async_payload
+        )
+        dispatcher.prepare, publisher.prepared = publisher.prepare, dispatcher.prepared
+        self.submit: Callable[[Request, Sink], Running] = dispatcher.submit
+
+    # ---- identity
+
+    def authenticate(self, header: bytes) -> Caller:
+        """Find who presents an Authorization header's value; raises unauthenticated."""
+        return self.registry.authenticate(header, self._clock.now())
+
+    def whoami(self, caller: Caller) -> dict[str, Any]:
+        """Tell who a token speaks for."""
+        return self.accounts.whoami(caller)
+
+    async def create_account(self, caller: Caller, name: str, network: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 - the facade's shape
+        """Create an account with its first token."""
+        return await self.accounts.create(caller, name, network=network)
+
+    def list_accounts(self, caller: Caller) -> list[dict[str, Any]]:
+        """List the accounts that the caller may see."""
+        return self.accounts.listed(caller)
+
+    async def remove_account(self, caller: Caller, name_or_id: str) -> None:
+        """Remove an account: tokens die, queued and running runs stop."""
+        require(caller, Scope.ADMIN)
+        account = self.registry.account(name_or_id)
+        entries = self.registry.functions_of(account.id)
+        await self.accounts.remove(caller, name_or_id)
+        for entry in entries:
+            await self._forget(entry)
+
+    async def create_token(
+        self,
+        caller: Caller,
+        *,
+        scopes: Sequence[str] = (),
+        expires: float | None = None,
+        label: str = "",
+        account: str | None = None,
+    ) -> dict[str, Any]:
+        """Create a token; its text is shown this once."""
+        return await self.accounts.create_token(caller, scopes=scopes, expires=expires, label=label, account=account)
+
+    def list_tokens(self, caller: Caller) -> list[dict[str, Any]]:
+        """List the account's tokens."""
+        return self.accounts.list_tokens(caller)
+
+    async def revoke_token(self, caller: Caller, token_id: str) -> None:
+        """Revoke a token at once."""
+        await self.accounts.revoke_token(caller, token_id)
+
+    async def rotate_admin(self, caller: Caller) -> dict[str, Any]:
+        """Replace the admin's token, also in the data directory."""
+        made = await self.accounts.rotate_admin(caller)
+        write_secret(os.path.join(self.config.data_dir, "admin.token"), made["token"])
+        return made
+
+    # ---- functions
+
+    async def publish(self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes) -> tuple[int, dict[str, Any]]:
+        """Publish a version; see Publisher.publish."""
+        return await self.publisher.publish(caller, name, config, packed)
+
+    def list_functions(self, caller: Caller, limit: int = 100, after: str | None = None) -> dict[str, Any]:
+        """List the account's functions by name."""
+        require(caller, Scope.READ)
+        shown = [views.function_view(e) for e in self.registry.functions_of(caller.account.id)]
+        return views.page(shown, "name", limit, after)
+
+    def describe(self, caller: Caller, name: str) -> dict[str, Any]:
+        """Show a function."""
+        require(caller, Scope.READ)
+        return views.function_view(self._own(caller, name))
+
+    def list_versions(self, caller: Caller, name: str) -> list[dict[str, Any]]:
+        """List a function's living versions, newest first."""
+        require(caller, Scope.READ)
+        entry = self._own(caller, name)
+        return [self._version_view(entry, v) for _, v in sorted(entry.versions.items(), reverse=True) if not v.deleted]
+
+    def version(self, caller: Caller, name: str, number: int) -> dict[str, Any]:
+        """Show a version."""
+        require(caller, Scope.READ)
+        entry = self._own(caller, name)
+        return self._version_view(entry, self.registry.version(entry, number))
+
+    async def wait_version(self, caller: Caller, name: str, number: int, wait_s: float) -> dict[str, Any]:
+        """Show a version once it failed, or is ready and cut over; or as it stands after `wait_s`."""
+        entry = self._own(caller, name)
+        until = self._clock.monotonic() + wait_s
+        while not self._is_settled(entry, self.registry.version(entry, number)):
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                break
+            await asyncio.sleep(min(left, 0.01))
+        return self.version(caller, name, number)
+
+    def _is_settled(self, entry: Entry, version: Version) -> bool:
+        if version.state is not VersionState.READY:
+            return version.state is VersionState.FAILED
+        return all(entry.cut.get(p) == version.number for p in entry.moves if entry.current(p) == version.number)
+
+    async def remove_function(self, caller: Caller, name: str) -> None:
+        """Remove a function: queued runs are cancelled, running ones finish, later calls are 404."""
+        require(caller, Scope.DEPLOY)
+        entry = self._own(caller, name)
+        await self._store.remove_function(entry.function.id, self._clock.now())
+        self.registry.drop_function(entry)
+        await self._forget(entry)
+
+    async def _forget(self, entry: Entry) -> None:
+        await self._queue.cancel_function(entry.function.id, self._clock.now())
+        keys = {(entry.function.id, n) for n in entry.versions}
+        for lane in list(self.dispatcher.fleet.lanes.values()):
+            if lane.key in keys:
+                lane.is_dropped = True
+        self.dispatcher.fleet.drop(keys)
+
+    async def remove_version(self, caller: Caller, name: str, number: int) -> None:
+        """Remove a version; raises conflict while a pointer names it."""
+        require(caller, Scope.DEPLOY)
+        entry = self._own(caller, name)
+        version = self.registry.version(entry, number)
+        if named := entry.pointers_to(number):
+            raise PyfaasError(Code.CONFLICT, f"version {number} is named by {', '.join(named)}", hint="move the pointer first")
+        await self._store.set_version(replace(version, deleted=True))
+        entry.put(replace(version, deleted=True))
+        self.dispatcher.fleet.drop({(entry.function.id, number)})
+
+    async def rollback(self, caller: Caller, name: str, pointer: str = "latest") -> dict[str, Any]:
+        """Move a pointer to its previous ready target; the version left behind is withdrawn."""
+        require(caller, Scope.DEPLOY)
+        entry = self._own(caller, name)
+        history = entry.moves.get(pointer)
+        if not history:
+            raise not_found("release alias", pointer)
+        current = history[-1].version
+        target = next((v for v in self._earlier(entry, pointer) if v.number != current), None)
+        if target is None:
+            raise PyfaasError(Code.CONFLICT, f"{name}:{pointer} has no earlier ready version to go back to")
+        left = entry.versions[current]
+        move = next_move(entry, entry.function.id, pointer, target.number, self._clock.now())
+        withdrawn, target = replace(left, withdrawn=True), replace(target, withdrawn=False)
+        await self._store.move_pointer(move, withdrawn)
+        entry.put(withdrawn)
+        entry.move(move)
+        self.dispatcher.advance(entry, target)
+        return {"function": name, "pointer": pointer, "version": target.number, "withdrawn": current}
+
+    def _earlier(self, entry: Entry, pointer: str) -> list[Version]:
+        """Return the ready versions that a pointer named before its current one, latest first."""
+        history = [entry.versions[m.version] for m in reversed(entry.moves[pointer][:-1]) if m.version in entry.versions]
+        return [v for v in history if v.state is VersionState.READY and not v.deleted and not v.withdrawn]
+
+    # ---- release aliases
+
+    async def set_alias(
+        self, caller: Caller, name: str, alias: str, version: int, weights: Mapping[int, int] | None = None
+    ) -> dict[str, Any]:
+        """Point a release alias at a ready version, or at several with weights in whole percents."""
+        require(caller, Scope.DEPLOY)
+        entry = self._own(caller, name)
+        check_alias_name(alias)
+        weights = dict(weights or {})
+        for number in (version, *weights):
+            if self.registry.version(entry, number).state is not VersionState.READY:
+                raise PyfaasError(Code.CONFLICT, f"version {number} is not ready")
+        if any(not 0 < w <= 100 for w in weights.values()) or sum(weights.values()) > 100 or version in weights:
+            raise PyfaasError(Code.INVALID_REQUEST, "weights are whole percents of other versions, 100 together at most")
+        move = next_move(entry, entry.function.id, alias, version, self._clock.now(), weights)
+        await self._store.move_pointer(move, None)
+        entry.move(move)
+        self.dispatcher.advance(entry, entry.versions[version])
+        return views.alias_view(entry, alias)
+
+    def get_aliases(self, caller: Caller, name: str) -> dict[str, Any]:
+        """Show a function's release aliases by name."""
+        require(caller, Scope.READ)
+        entry = self._own(caller, name)
+        return {alias: views.alias_view(entry, alias) for alias in sorted(entry.moves) if alias != "latest"}
+
+    async def remove_alias(self, caller: Caller, name: str, alias: str) -> None:
+        """Remove a release alias."""
+        require(caller, Scope.DEPLOY)
+        entry = self._own(caller, name)
+        if alias == "latest" or alias not in entry.moves:
+            raise not_found("release alias", alias)
+        await self._store.remove_pointer(entry.function.id, alias)
+        entry.moves.pop(alias, None)
+        entry.routes.clear()
+
+    # ---- running
+
+    async def invoke(self, request: Request, accepted: Callable[[Running], None] | None = None) -> Result:
+        """Run one call to its result; raises what refuses it. A stream's items are not kept here."""
+        sink = _Waiter()
+        running = self.dispatcher.submit(request, sink)
+        if accepted is not None:
+            accepted(running)
+        try:
+            return await sink.result
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
+
+    async def enqueue(self, request: Request) -> dict[str, Any]:
+        """Keep an asynchronous call; durable when this returns."""
+        return await self.jobs.enqueue(request)
+
+    async def job(self, caller: Caller, job_id: str, wait_s: float = 0.0) -> dict[str, Any]:
+        """Show an asynchronous invocation."""
+        return await self.jobs.get(caller, job_id, wait_s)
+
+    async def list_jobs(self, caller: Caller, state: str | None = None, limit: int = 100, after: str = "") -> dict[str, Any]:
+        """List asynchronous invocations."""
+        require(caller, Scope.READ)
+        return await self.jobs.listed(caller, state, limit, after)
+
+    async def cancel_job(self, caller: Caller, job_id: str) -> dict[str, Any]:
+        """Cancel an asynchronous invocation."""
+        require(caller, Scope.INVOKE)
+        return await self.jobs.cancel(caller, job_id)
+
+    async def replay_job(self, caller: Caller, job_id: str, body: bytes | None = None) -> dict[str, Any]:
+        """Run an asynchronous invocation again."""
+        require(caller, Scope.INVOKE)
+        return await self.jobs.replay(caller, job_id, body)
+
+    # ---- looking
+
+    async def logs(
+        self,
+        caller: Caller,
+        name: str,
+        version: int | None = None,
+        invocation: str | None = None,
+        since: float = 0.0,
+        build: bool = False,  # noqa: FBT001, FBT002 - the facade's shape
+        after: int = 0,
+        limit: int = 1000,
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Return a function's log lines in order, with cursors."""
+        require(caller, Scope.READ)
+        entry = self._own(caller, name)
+        wanted = InvocationId(job_id_of(invocation)) if invocation else None
+        await self._journal.flush()
+        lines = await self._store.logs(
+            entry.function.id, version=version, invocation=wanted, since=since, build=build, after=after, limit=limit
+        )
+        return [(cursor, views.log_view(line)) for cursor, line in lines]
+
+    async def usage(self, caller: Caller, since: float, until: float) -> list[dict[str, Any]]:
+        """Sum usage by function and day; an admin sees every account's."""
+        require(caller, Scope.READ)
+        await self._journal.flush()
+        account = None if caller.may(Scope.ADMIN) else caller.account.id
+        rows = await self._store.usage(account, since, until)
+        return [dict(row, function=self._name_of(row.get("function"))) for row in rows]
+
+    def fleets(self, caller: Caller) -> dict[str, Any]:
+        """Show VMs and containers: an account's own, an admin all."""
+        require(caller, Scope.READ)
+        pool, now = self.dispatcher.fleet.pool, self._clock.monotonic()
+        is_admin = caller.may(Scope.ADMIN)
+        vms = [vm for vm in pool.vms.values() if vm.tenant is not None and (is_admin or str(vm.tenant) == caller.account.id)]
+        entries = [e for e in self.registry.entries.values() if is_admin or e.function.account == caller.account.id]
+        return {
+            "warming": {"ready": len(pool.warm), "target": pool.warm_target(now), "hits": pool.hits, "misses": pool.misses},
+            "vms": [
+                {
+                    "id": vm.id,
+                    "tenant": vm.tenant,
+                    "fleet": "low",
+                    "containers": [
+                        {
+                            "id": s.id,
+                            "function": self._name_of(s.lane[0]) if s.lane else None,
+                            "version": s.lane[1] if s.lane else None,
+                            "state": s.state.value,
+                            "calls": s.calls,
+                            "idle_ms": round((now - s.since) * 1000),
+                        }
+                        for s in vm.slots.values()
+                    ],
+                }
+                for vm in vms
+            ],
+            "functions": [
+                {"function": e.function.name, "tenant": e.function.account, "class": "low", "running": e.running} for e in entries
+            ],
+        }
+
+    def limits(self, caller: Caller) -> dict[str, Any]:
+        """Show every limit with its value, unit and the option that sets it."""
+        c = self.config
+        bytes_limits = ("sync_payload", "async_payload", "bundle_packed", "bundle_unpacked", "environment_size", "env_bytes", "log_bytes")
+        counts = ("account_concurrency", "queue_limit", "max_vms", "max_containers", "async_workers")
+        values: dict[str, tuple[Any, str, str]] = {name: (getattr(c, name), "bytes", name) for name in bytes_limits}
+        values.update({name: (getattr(c, name), "count", name) for name in counts})
+        values.update(
+            timeout_min=(1, "s", ""), timeout_max=(900, "s", ""), memory_min=(64 << 20, "bytes", ""), alias_chain=(8, "count", "")
+        )
+        return views.limits_view(values)
+
+    def ready(self) -> dict[str, Any]:
+        """Tell whether calls are taken, and which layers of isolation are live."""
+        layers = [{"name": la.name, "live": la.live, "detail": la.detail} for la in self._workers.layers()]
+        isolation = "weaker:" + ",".join(self._weaker) if self._weaker else "full"
+        return {"ready": not self.dispatcher.is_draining, "isolation": isolation, "layers": layers}
+
+    # ---- inside
+
+    def _own(self, caller: Caller, name: str) -> Entry:
+        return self.registry.entry(caller.account.id, name)
+
+    def _name_of(self, function: Any) -> Any:
+        entry = self.registry.entries.get(function)
+        return entry.function.name if entry is not None else function
+
+    def _version_view(self, entry: Entry, version: Version) -> dict[str, Any]:
+        lanes = self.dispatcher.fleet.lanes.values()
+        containers = sum(lane.containers for lane in lanes if lane.key == (entry.function.id, version.number))
+        return views.version_view(entry, version, containers)
+
+
+class _Waiter:
+    """A sink for whoever awaits the result."""
+
+    def __init__(self) -> None:
+        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    def head(self, call: Running, head: Mapping[str, Any]) -> None:
+        """Nobody asked for a stream."""
+
+    def item(self, item: bytes) -> None:
+        """Nobody asked for a stream."""
+
+    def done(self, result: Result) -> None:
+        """Wake whoever waits."""
+        if not self.result.done():
+            self.result.set_result(result)
+
+
+def write_secret(path: str, text: str) -> None:
+    """Write a file that only its owner may read, in one step."""
+    temporary = path + ".new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

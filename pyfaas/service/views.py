@@ -1,0 +1,133 @@
+"""The JSON shapes of interface.md, made from the values."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pyfaas.model import Account, Job, LogLine, Token, Version
+from pyfaas.service.registry import Entry
+
+
+def function_view(entry: Entry) -> dict[str, Any]:
+    """Show a function as its newest version and its settings make it."""
+    function, newest = entry.function, entry.newest()
+    current = entry.current("latest")
+    version = entry.versions.get(current) if current is not None else newest
+    return {
+        "function": function.name,
+        "name": function.name,
+        "latest": current,
+        "aliases": {name: alias_view(entry, name) for name in sorted(entry.moves) if name != "latest"},
+        "handler": (version.handler or version.revision.handler) if version else None,
+        "shape": (version.shape or version.revision.shape) if version else None,
+        "state": version.state.value if version else None,
+        "memory": version.revision.memory_bytes if version else None,
+        "timeout": version.revision.timeout_ms if version else None,
+        "requirements": list(version.revision.requirements) if version else [],
+        "concurrency": function.settings.concurrency,
+        "class": "low",
+        "public": function.settings.public,
+        "created": function.created,
+    }
+
+
+def alias_view(entry: Entry, alias: str) -> dict[str, Any]:
+    """Show where a release alias points."""
+    move = entry.moves[alias][-1]
+    return {"version": move.version, "weights": {str(n): w for n, w in move.weights.items()}}
+
+
+def version_view(entry: Entry, version: Version, containers: int) -> dict[str, Any]:
+    """Show a version."""
+    reason = version.reason
+    return {
+        "function": entry.function.name,
+        "version": version.number,
+        "code_id": version.code_id,
+        "state": version.state.value,
+        "reason": {"code": reason.code, "message": reason.message, "log": reason.log_tail} if reason else None,
+        "created": version.created,
+        "bundle": version.bundle,
+        "size": version.size_bytes,
+        "environment": version.environment,
+        "handler": version.handler or version.revision.handler,
+        "shape": version.shape,
+        "containers": containers,
+        "withdrawn": version.withdrawn,
+        "pointers": sorted(entry.pointers_to(version.number)),
+    }
+
+
+def account_view(account: Account) -> dict[str, Any]:
+    """Show an account."""
+    return {"account": account.name, "id": account.id, "network": account.network, "created": account.created}
+
+
+def token_view(token: Token) -> dict[str, Any]:
+    """Show a token without its text, which is kept nowhere."""
+    return {
+        "id": token.id,
+        "scopes": sorted(token.scopes),
+        "label": token.label,
+        "created": token.created,
+        "expires": token.expires,
+    }
+
+
+def job_view(job: Job) -> dict[str, Any]:
+    """Show an asynchronous invocation with its attempts, and its result or error once it ended."""
+    shown: dict[str, Any] = {
+        "id": job.id,
+        "function": job.name,
+        "version": job.attempts[-1].executed if job.attempts else None,
+        "state": job.state.value,
+        "outcome": job.outcome.value if job.outcome else None,
+        "attempts": [
+            {
+                "started": a.started,
+                "finished": a.finished,
+                "requested": a.requested,
+                "executed": a.executed,
+                "outcome": a.outcome.value if a.outcome else None,
+                "error": a.error,
+            }
+            for a in job.attempts
+        ],
+        "created": job.created,
+        "finished": job.finished,
+    }
+    if job.replay_of is not None:
+        shown["replay_of"] = job.replay_of
+    if job.result is not None:
+        shown["result"] = _result(job)
+    if job.error is not None:
+        shown["error"] = job.error
+    return shown
+
+
+def _result(job: Job) -> Any:
+    if not job.result_is_bytes:
+        return json.loads(job.result or b"null")
+
+
+    return {"$bytes": base64.b64encode(job.result or b"").decode()}
+
+
+def log_view(line: LogLine) -> dict[str, Any]:
+    """Show a line of a log."""
+    return {"ts": line.at, "stream": line.stream, "line": line.line, "invocation": line.invocation, "version": line.version}
+
+
+def page(items: list[dict[str, Any]], key: str, limit: int, after: str | None) -> dict[str, Any]:
+    """Cut a list, sorted by `key`, to the page that follows `after`; `next` is None on the last one."""
+    rest = [item for item in items if after is None or str(item[key]) > after]
+    shown = rest[:limit]
+    return {"items": shown, "next": str(shown[-1][key]) if len(rest) > limit and shown else None}
+
+
+def limits_view(values: Mapping[str, tuple[Any, str, str]]) -> dict[str, Any]:
+    """Show limits as {name: {value, unit, key}}."""
+    return {name: {"value": value, "unit": unit, "key": key} for name, (value, unit, key) in values.items()}
