@@ -139,18 +139,17 @@ class Pool:
                 return Placement(step=Step.BLANK, slot=self._bind(blank, lane, now))
             if len(vm.slots) + vm.forking < self.limits.per_vm:
                 roomy = roomy or vm
-        if self.containers + self.forking + self.opening >= self.limits.max_containers:
-            return Placement(step=Step.FULL, evict=self._oldest_idle())
-        if roomy is not None:
+        is_full = self.containers + self.forking + self.opening >= self.limits.max_containers
+        if roomy is not None and not is_full:
             roomy.forking += 1
             self.forking += 1
             return Placement(step=Step.FORK, vm=roomy.id)
-        if self.warm:
+        if self.warm and roomy is None:
             self.hits += 1
             return Placement(step=Step.WARM, slot=self._bind(self._assign(tenant, now), lane, now))
-        self.misses += 1
-        if len(self.vms) + self.opening >= self.limits.max_vms:
+        if is_full or len(self.vms) + self.opening >= self.limits.max_vms:
             return Placement(step=Step.FULL, evict=self._oldest_idle())
+        self.misses += 1
         self.opening += 1
         return Placement(step=Step.OPEN)
 
@@ -238,7 +237,10 @@ class Pool:
     def refill(self, now: float) -> int:
         """Say how many VMs to open now for the warming pool, and count them as opening."""
         wanted = self.warm_target(now) - len(self.warm) - self.opening
-        wanted = max(0, min(wanted, self.limits.max_vms - len(self.vms) - self.opening))
+        room = min(
+            self.limits.max_vms - len(self.vms), self.limits.max_containers - self.containers - self.forking
+        ) - self.opening
+        wanted = max(0, min(wanted, room))
         self.opening += wanted
         return wanted
 
