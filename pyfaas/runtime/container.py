@@ -1,0 +1,159 @@
+"""The loop of a container: load one version, then answer one call after the other.
+
+Theory of operation. Runs in the confined process, single-threaded unless the tenant starts threads,
+with no right but to read its code, write /tmp and talk over one channel. `serve` waits for LOAD,
+answers LOADED or FAILED, then turns each CALL into exactly one ANSWER (HEAD and ITEMs before it for a
+stream). The warm way of a small JSON event is written out in `_loop`, as few operations as it can be:
+unpack, scan, call, encode, two FIONREADs, send. Whatever is unusual (flags, PARTs, a deadline passed,
+an exception, a result that is not plain JSON) leaves that way for `_slow` or `_finish`.
+
+What must stay true: no exception of the tenant's code ends the loop, SystemExit included; a call whose
+deadline has passed never starts; a forked child never answers (its copy of the channel is closed).
+
+What this cannot promise: the tenant's code shares this process and can write to the channel itself, from
+a thread or before a fork. It can forge its own answers only: the host accepts an ANSWER in the state BUSY
+or STREAMING only, for the id it is waiting for, once; anything else ends the container. Ids are not
+guessable, so an answer cannot be sent ahead of its call.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import struct
+import time
+from typing import Any
+
+from pyfaas.runtime import build, codec, loader, outcome, shapes
+from pyfaas.runtime.aio import Aio
+from pyfaas.runtime.answering import Answering
+from pyfaas.runtime.console import Console
+from pyfaas.runtime.context import Context
+from pyfaas.runtime.inbox import Inbox
+from pyfaas.runtime.outcome import Ended
+from sandbox import wire
+from sandbox.wire import Flag, Kind, Status
+
+_CALL = struct.Struct("<cB36sdII")  # as in sandbox.wire, whose parser makes an object that the warm way does not need
+_ANSWER = struct.Struct("<cB36sIIII")
+_INVOCATION = b"PYFAAS_INVOCATION_ID"
+_OK_JSON = int(Status.OK_JSON)
+
+
+def serve(channel: socket.socket, out_read: int, err_read: int) -> None:
+    """Serve one container until the host closes the channel, then return.
+
+    `channel` is a blocking SOCK_SEQPACKET socket; fd 1 and 2 must be the write ends of the
+    pipes whose nonblocking read ends are `out_read` and `err_read`.
+    """
+    gc.enable()  # the launcher keeps it off while it builds what its children share
+    os.register_at_fork(after_in_child=channel.close)
+    Container(channel, Console(out_read, err_read)).run()
+
+
+class Container:
+    """One container: its channel, its console and what it has loaded."""
+
+    def __init__(self, channel: socket.socket, console: Console) -> None:
+        """Take the channel and the console; nothing is read yet."""
+        self._channel, self._console = channel, console
+        self._inbox, self._aio = Inbox(channel), Aio()
+
+    def run(self) -> None:
+        """Wait for LOAD, act on it, then answer calls until the host leaves."""
+        while packet := self._channel.recv(wire.MAX_PACKET):
+            if packet[0] == Kind.LOAD:
+                self._on_load(json.loads(packet[1:]))
+
+    def _on_load(self, payload: dict[str, Any]) -> None:
+        if payload.get("do") == "build":
+            kind, fields = build.run(payload)
+            self._send(kind, fields)
+            return
+        started = time.perf_counter_ns()
+        try:
+            order = loader.Order.parse(payload)
+            name, bound = loader.load(order)
+        except loader.LoadFailed as failed:
+            self._send(Kind.FAILED, failed.fields)
+            return
+        except (KeyError, TypeError, ValueError) as error:
+            self._send(Kind.FAILED, {"errorType": "InvalidLoad", "errorMessage": repr(error), "stackTrace": []})
+            return
+        self._console.log_bytes = order.log_bytes
+        answering = Answering(order=order, bound=bound, inbox=self._inbox, aio=self._aio)
+        problem = answering.start()
+        if problem is not None:
+            self._send(Kind.FAILED, problem)
+            return
+        self._send(
+            Kind.LOADED,
+            {
+                "shape": bound.shape,
+                "handler": name,
+                "generator": bound.generator,
+                "us": (time.perf_counter_ns() - started) // 1000,
+                **({"signature": bound.signature} if bound.signature is not None else {}),
+            },
+        )
+        self._loop(order, answering)
+
+    def _send(self, kind: Kind, fields: dict[str, Any]) -> None:
+        self._channel.send(wire.packet(kind, json.dumps(fields, default=repr).encode()))
+
+    def _loop(self, order: loader.Order, answering: Answering) -> None:
+        bound, assignment, output_bytes = answering.bound, order.assignment, order.output_bytes
+        quick = bound.shape is shapes.Shape.EVENT and not bound.asynchronous and not bound.generator
+        recv, send, kept, take = self._channel.recv, self._channel.send, self._inbox.kept, self._console.take
+        unpack, pack, head, room = _CALL.unpack_from, _ANSWER.pack, _CALL.size, wire.MAX_PACKET - _ANSWER.size
+        scan, chunks, join, handler = codec.scan, codec.chunks_plain, "".join, bound.call
+        now, clock, environb, most, call_kind = time.time, time.perf_counter_ns, os.environb, wire.MAX_PACKET, int(Kind.CALL)
+        while True:
+            packet = kept.popleft() if kept else recv(most)
+            if not packet:
+                return
+            if packet[0] != call_kind:  # the CANCEL of a call that has ended
+                continue
+            started = clock()
+            _, flags, call_id, deadline, meta_length, length = unpack(packet)
+            start = head + meta_length
+            environb[_INVOCATION] = call_id
+            ended = None
+            if quick and not flags and len(packet) - start == length and now() < deadline:
+                try:
+                    text = str(packet[start:], "utf-8")
+                    event, end = scan(text, 0)
+                    if end != len(text):
+                        raise ValueError  # noqa: TRY301 -- white space at the end, or more
+                except (ValueError, StopIteration, RecursionError):
+                    ended = answering.slow(wire.parse_call(packet))
+                else:
+                    try:
+                        result = handler(event, Context(call_id, deadline, assignment, packet[head:start]))
+                    except BaseException as error:  # noqa: BLE001 -- the loop outlives whatever the tenant raises
+                        ended = outcome.raised(error)
+                    else:
+                        try:
+                            status, body = _OK_JSON, join(chunks(result, 0)).encode()
+                        except BaseException as error:  # noqa: BLE001 -- items() of a hostile dict
+                            ended = answering.finish(result, error, call_id)
+                    event = result = text = None
+            else:
+                ended = answering.slow(wire.parse_call(packet))
+            if ended is not None:
+                status, body = ended
+            if len(body) > output_bytes:
+                status, body = outcome.bounded(Ended(Status(status), body), output_bytes)
+            out, err = take()
+            micros = (clock() - started) // 1000
+            if len(out) + len(err) + len(body) <= room and micros < 0xFFFFFFFF:
+                send(pack(b"A", status, call_id, micros, len(out), len(err), len(body)) + out + err + body)
+            else:
+                for each in wire.answer_packets(status, call_id, micros, out, err, body):
+                    send(each)
+            packet = body = out = err = ended = None
+
+
+__all__ = ["Container", "Flag", "serve"]
