@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from pyfaas.runtime import codec, outcome, report, streams
+from pyfaas.runtime import codec, http_event, outcome, report, streams
 from pyfaas.runtime.aio import Aio
+from pyfaas.runtime.asgi import Asgi
+from pyfaas.runtime.codec import InvalidResult
 from pyfaas.runtime.context import Context
 from pyfaas.runtime.inbox import Inbox
 from pyfaas.runtime.loader import Order
@@ -16,63 +19,85 @@ from pyfaas.runtime.outcome import Ended
 from pyfaas.runtime.shapes import Bound, Shape
 from sandbox.wire import Call, Flag, Status
 
+_Bytes = bytes | bytearray | memoryview
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
 class Answering:
     """A loaded version and what answering its calls needs."""
 
-    order: Order
-    bound: Bound
-    inbox: Inbox
-    aio: Aio
+    def __init__(self, order: Order, bound: Bound, inbox: Inbox) -> None:
+        """Take the loaded version; `start` must come before the first call."""
+        self.order, self.bound, self._inbox = order, bound, inbox
+        self._aio = Aio()
+        self._asgi: Asgi | None = None
+        if bound.shape is Shape.ASGI:
+            self._asgi = Asgi(bound.call, self._aio, inbox, order.output_bytes)
 
     def start(self) -> dict[str, Any] | None:
-        """Do what a shape needs once before its first call; the error document when that fails."""
-        return None
+        """Do what the shape needs once before its first call; returns the error document when that fails."""
+        if self._asgi is None:
+            return None
+        try:
+            return self._asgi.lifespan.start()
+        except BaseException as error:  # noqa: BLE001 -- the loop outlives whatever the tenant raises
+            return report.failure_fields(error)
 
     def slow(self, call: Call) -> Ended:
         """Answer any call; never raises."""
-        body = self.inbox.whole_body(call)
+        body = self._inbox.whole_body(call)
         if 0 < call.deadline <= time.time():
             return Ended(Status.EXPIRED, b"")
         try:
-            event = self._event(call, body)
-            result = self.bound.call(event, Context(call.id, call.deadline, self.order.assignment, call.meta))
-            del event, body
-            if inspect.iscoroutine(result):
-                result = self.aio.run(result)
-            return self._result(result, call)
+            http = json.loads(call.meta).get("http") or {} if call.flags & Flag.HTTP else None
+            if self._asgi is not None:
+                return _no_http() if http is None else self._asgi.answer(call, http, body)
+            event = self._event(call, http, body)
+            del body
+            return self._result(self._called(event, call), call, http)
         except BaseException as error:  # noqa: BLE001 -- the loop outlives whatever the tenant raises
             return outcome.raised(error)
 
     def finish(self, result: Any, error: BaseException, call_id: bytes) -> Ended:
-        """Answer with a result that the quick encoder refused."""
+        """Answer with a result that the quick encoder refused for `error`; never raises."""
         try:
-            if inspect.iscoroutine(result):
-                result = self.aio.run(result)
-            elif not streams.is_stream(result) and not isinstance(result, bytes | bytearray | memoryview):
-                return outcome.not_json(error)
-            return self._result(result, Call(0, call_id, 0.0, b"", 0, b""))
+            if isinstance(error, UnicodeEncodeError) or inspect.iscoroutine(result) or streams.is_stream(result):
+                result = self._aio.run(result) if inspect.iscoroutine(result) else result
+                return self._result(result, Call(0, call_id, 0.0, b"", 0, b""), None)
+            return Ended(Status.OK_BYTES, bytes(result)) if isinstance(result, _Bytes) else outcome.not_json(error)
         except BaseException as second:  # noqa: BLE001 -- as above
             return outcome.raised(second)
 
-    def _event(self, call: Call, body: bytes) -> Any:
+    def _called(self, event: Any, call: Call) -> Any:
+        result = self.bound.call(event, Context(call.id, call.deadline, self.order.assignment, call.meta))
+        return self._aio.run(result) if inspect.iscoroutine(result) else result
+
+    def _event(self, call: Call, http: Mapping[str, Any] | None, body: bytes) -> Any:
+        if http is not None and self.bound.shape is Shape.EVENT:
+            return http_event.event(http, call.id.decode("ascii", "replace"), body)
         if not body:
-            return {}
+            return {} if http is None else http_event.query_parameters(http)
         return body if call.flags & Flag.BYTES else codec.decode(body)
 
-    def _result(self, result: Any, call: Call) -> Ended:
-        if isinstance(result, bytes | bytearray | memoryview):
-            return Ended(Status.OK_BYTES, bytes(result))
+    def _result(self, result: Any, call: Call, http: Mapping[str, Any] | None) -> Ended:
         if streams.is_stream(result):
-            stream = streams.Stream(result, self.bound.encode, self.aio, self.order.output_bytes)
+            stream = streams.Stream(result, self.bound.encode, self._aio, self.order.output_bytes)
             if call.flags & Flag.STREAM:
-                return streams.send(stream, call.id, self.inbox)
-            return streams.collect(stream)
+                return streams.send(stream, call.id, self._inbox)
+            if http is None:
+                return streams.collect(stream)
+            result = list(stream.items())
         try:
+            if http is not None:
+                return http_event.answer(result, self.bound.encode, interpret=self.bound.shape is Shape.EVENT)
+            if isinstance(result, _Bytes):
+                return Ended(Status.OK_BYTES, bytes(result))
             return Ended(Status.OK_JSON, self.bound.encode(result))
+        except (MemoryError, InvalidResult) as error:
+            return outcome.raised(error) if isinstance(error, MemoryError) else outcome.not_json(error)
         except BaseException as error:  # noqa: BLE001 -- items() of a hostile dict
             return outcome.not_json(error)
 
 
-__all__ = ["Answering", "Shape", "report"]
+def _no_http() -> Ended:
+    message = "an ASGI app answers HTTP requests only: call the function's URL, /f/ACCOUNT/NAME/"
+    return Ended(Status.ERROR, report.document("NotHttp", message, stackTrace=[]))

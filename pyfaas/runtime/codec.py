@@ -39,7 +39,7 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once
+scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined] # public since 2.6, not in the stubs
 
 
 def decode(body: bytes) -> Any:

@@ -27,14 +27,13 @@ import time
 from typing import Any
 
 from pyfaas.runtime import build, codec, loader, outcome, shapes
-from pyfaas.runtime.aio import Aio
 from pyfaas.runtime.answering import Answering
 from pyfaas.runtime.console import Console
 from pyfaas.runtime.context import Context
 from pyfaas.runtime.inbox import Inbox
 from pyfaas.runtime.outcome import Ended
 from sandbox import wire
-from sandbox.wire import Flag, Kind, Status
+from sandbox.wire import Kind, Status
 
 _CALL = struct.Struct("<cB36sdII")  # as in sandbox.wire, whose parser makes an object that the warm way does not need
 _ANSWER = struct.Struct("<cB36sIIII")
@@ -59,7 +58,7 @@ class Container:
     def __init__(self, channel: socket.socket, console: Console) -> None:
         """Take the channel and the console; nothing is read yet."""
         self._channel, self._console = channel, console
-        self._inbox, self._aio = Inbox(channel), Aio()
+        self._inbox = Inbox(channel)
 
     def run(self) -> None:
         """Wait for LOAD, act on it, then answer calls until the host leaves."""
@@ -83,7 +82,7 @@ class Container:
             self._send(Kind.FAILED, {"errorType": "InvalidLoad", "errorMessage": repr(error), "stackTrace": []})
             return
         self._console.log_bytes = order.log_bytes
-        answering = Answering(order=order, bound=bound, inbox=self._inbox, aio=self._aio)
+        answering = Answering(order, bound, self._inbox)
         problem = answering.start()
         if problem is not None:
             self._send(Kind.FAILED, problem)
@@ -139,7 +138,8 @@ class Container:
                             status, body = _OK_JSON, join(chunks(result, 0)).encode()
                         except BaseException as error:  # noqa: BLE001 -- items() of a hostile dict
                             ended = answering.finish(result, error, call_id)
-                    event = result = text = None
+                        del result
+                    del event, text
             else:
                 ended = answering.slow(wire.parse_call(packet))
             if ended is not None:
@@ -153,7 +153,4 @@ class Container:
             else:
                 for each in wire.answer_packets(status, call_id, micros, out, err, body):
                     send(each)
-            packet = body = out = err = ended = None
-
-
-__all__ = ["Container", "Flag", "serve"]
+            del packet, body, out, err, ended  # idle memory: nothing of a call is kept until the next one

@@ -19,6 +19,8 @@ def raised(error: BaseException) -> Ended:
     """Say what an exception of the tenant's code means."""
     if isinstance(error, codec.InvalidEvent):
         return Ended(Status.INVALID_EVENT, report.document("InvalidEvent", str(error)))
+    if isinstance(error, codec.InvalidResult):
+        return not_json(error)
     limit = report.disk_limit(error)
     return Ended(Status.LIMIT, limit) if limit is not None else Ended(Status.ERROR, report.failure(error))
 

@@ -8,6 +8,7 @@ import collections.abc as abc
 import dataclasses
 import datetime
 import enum
+import functools
 import inspect
 import types
 import typing
@@ -236,12 +237,12 @@ def _fields_reader(build: Callable[..., Any], fields: dict[str, tuple[Callable[[
 
 
 def _dataclass_reader(kind: Any) -> Reader:
-    def late(field: dataclasses.Field[Any]) -> Callable[[], Reader]:
-        return lambda: make_reader(_hints(kind).get(field.name, Any))
+    def late(name: str) -> Reader:
+        return make_reader(_hints(kind).get(name, Any))
 
     missing = dataclasses.MISSING
     fields = {
-        field.name: (late(field), field.default is missing and field.default_factory is missing)
+        field.name: (functools.partial(late, field.name), field.default is missing and field.default_factory is missing)
         for field in dataclasses.fields(kind)
         if field.init
     }
@@ -258,8 +259,8 @@ def _dataclass_reader(kind: Any) -> Reader:
 
 def _typed_dict_reader(kind: Any) -> Reader:
     hints = _hints(kind)
-    fields = {name: ((lambda hint=hint: make_reader(hint)), name in kind.__required_keys__) for name, hint in hints.items()}
-    return _fields_reader(dict, fields)
+    required = kind.__required_keys__
+    return _fields_reader(dict, {name: (functools.partial(make_reader, hint), name in required) for name, hint in hints.items()})
 
 
 def _pydantic_reader(validate: Callable[[Any], Any]) -> Reader:

@@ -13,6 +13,7 @@ import binascii
 import dataclasses
 import datetime
 import enum
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +80,7 @@ def _read(key: str, read: Callable[[Any], Any], inner: Any) -> Any:
 
 def _ndarray(inner: dict[str, Any]) -> Any:
     try:
-        import numpy as np  # noqa: PLC0415 -- the tenant's own copy, when it has one
+        np = importlib.import_module("numpy")  # the tenant's own copy, when it has one
     except ImportError:
         raise InvalidEvent("an $ndarray was sent, but the function has no numpy") from None
     dtype = np.dtype(str(inner["dtype"]))
