@@ -1,0 +1,171 @@
+"""The Workers port over the sandbox: the only importer of `sandbox.host`.
+
+A launcher that dies takes its VMs along; keeper starts another and hands its socket over, and `adopt` goes on with
+it. Until then whoever wants a VM waits, a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.ports import Container, Mounted
+from sandbox.errors import SandboxError
+from sandbox.host import container as host_container
+from sandbox.host.launcher import Launcher
+from sandbox.host.vm import Vm
+from sandbox.spec import Ending, Layer, Limits, Network, Usage, VmSpec
+
+_WAIT_S = 10.0  # for a new launcher after one died
+_PIPE = 65536
+
+
+class Box:
+    """A sandbox container behind the port."""
+
+    __slots__ = ("_box", "_clock", "id", "vm")
+
+    def __init__(self, box: host_container.Container, vm: str) -> None:
+        """Wrap a blank of `vm`."""
+        self._box = box
+        self.id, self.vm = box.id, vm
+        self._clock = (~box.pid << 3) | 2  # the process's own CPU clock: linux, clock_getcpuclockid(3)
+
+    @property
+    def on_packet(self) -> Callable[[bytes], None]:
+        """Who takes its packets."""
+        return self._box.on_packet
+
+    @on_packet.setter
+    def on_packet(self, take: Callable[[bytes], None]) -> None:
+        self._box.on_packet = take
+
+    @property
+    def on_end(self) -> Callable[[Ending], None]:
+        """Who hears of its end."""
+        return self._box.on_end
+
+    @on_end.setter
+    def on_end(self, take: Callable[[Ending], None]) -> None:
+        self._box.on_end = take
+
+    def send(self, packets: Iterable[bytes]) -> None:
+        """Send packets in order; what the socket does not take at once follows when it can."""
+        for packet in packets:
+            self._box.send(packet)
+
+    def limit(self, limits: Limits) -> None:
+        """Set what it may use."""
+        self._box.limit(limits)
+
+    def usage(self) -> Usage:
+        """Read its leaf's counters."""
+        return self._box.usage()
+
+    def cpu_ns(self) -> int:
+        """Read its CPU clock; 0 when it is gone."""
+        try:
+            return time.clock_gettime_ns(self._clock)
+        except OSError:
+            return 0
+
+    def read_logs(self) -> tuple[bytes, bytes]:
+        """Take what waits in its log pipes."""
+        return _read(self._box.out_fd), _read(self._box.err_fd)
+
+    def pause(self) -> None:
+        """Stop reading its packets."""
+        self._box.pause()
+
+    def resume(self) -> None:
+        """Go on reading its packets."""
+        self._box.resume()
+
+    def kill(self) -> None:
+        """End it and all that it started."""
+        self._box.kill()
+
+    async def attach(self, mounts: Sequence[Mounted]) -> None:
+        """Attach code, read-only unless it is a staging directory."""
+        for mount in mounts:
+            await self._box.attach(mount.slot, mount.store, mount.name, writable=mount.writable)
+
+
+class SandboxWorkers:
+    """The Workers port over one launcher at a time."""
+
+    def __init__(self, launcher: Launcher, layers: Sequence[Layer]) -> None:
+        """Begin with a launcher that is ready."""
+        self.on_lost: Callable[[], None] = lambda: None
+        self._layers = layers
+        self._ready = asyncio.Event()
+        self._vms: dict[str, Vm] = {}
+        self.adopt(launcher)
+
+    def adopt(self, launcher: Launcher) -> None:
+        """Go on with another launcher."""
+        self._launcher = launcher
+        launcher.on_gone = self._gone
+        self._ready.set()
+
+    def _gone(self) -> None:
+        self._ready.clear()
+        self._vms.clear()
+        self.on_lost()
+
+    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
+        """Make a VM with one blank; raises no_capacity when no launcher comes back in time."""
+        launcher = await self._live()
+        spec = VmSpec(network=Network.HOST if network else Network.NONE, limits=limits or Limits())
+        vm = await launcher.create_vm(spec)
+        self._vms[vm.id] = vm
+        return vm.id, Box(vm.first, vm.id)
+
+    async def fork(self, vm: str) -> Container:
+        """Fork another blank into a VM."""
+        return Box(await self._vm(vm).fork(), vm)
+
+    async def close_vm(self, vm: str) -> None:
+        """End a VM and all in it."""
+        found = self._vms.pop(vm, None)
+        if found is not None:
+            await found.destroy()
+
+    async def stage(self, vm: str, name: str) -> None:
+        """Make a directory that the VM's code may write when it is attached."""
+        await self._vm(vm).stage(name)
+
+    async def commit(self, staged: str, store: str, name: str) -> None:
+        """Move a staged directory to its final name; one that is there already stays."""
+        await (await self._live()).commit(staged, store, name)
+
+    async def discard(self, store: str, name: str) -> None:
+        """Remove a directory of a store."""
+        await (await self._live()).discard(store, name)
+
+    def layers(self) -> Sequence[Layer]:
+        """Tell which layers of isolation are live."""
+        return self._layers
+
+    def _vm(self, vm: str) -> Vm:
+        found = self._vms.get(vm)
+        if found is None:
+            raise SandboxError(f"VM {vm} is gone")
+        return found
+
+    async def _live(self) -> Launcher:
+        try:
+            await asyncio.wait_for(self._ready.wait(), _WAIT_S)
+        except TimeoutError:
+            raise PyfaasError(Code.NO_CAPACITY, "the launcher is not there", retry_after=1.0) from None
+        return self._launcher
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, _PIPE)
+    except OSError:  # nothing there, or closed
+        return b""
