@@ -22,19 +22,22 @@ _READ = 65536
 class Console:
     """The two pipes, and the text streams that Python code writes to."""
 
-    def __init__(self, out_read: int, err_read: int, log_bytes: int = 1 << 20) -> None:
+    def __init__(self, out_read: int, err_read: int) -> None:
         """Take the read ends; `log_bytes` bounds what one call may add to its answer."""
         self._out, self._err = out_read, err_read
-        self.log_bytes = log_bytes
+        self.log_bytes = 1 << 20
         self._count = array.array("i", [0])
-        self.open()
 
     def open(self) -> None:
-        """Set sys.stdout and sys.stderr to line-buffered UTF-8 text on fd 1 and 2, whatever was there."""
-        self._stdout, self._stderr = _text(1), _text(2)
-        sys.stdout, sys.stderr = self._stdout, self._stderr
-        sys.__stdout__, sys.__stderr__ = self._stdout, self._stderr  # type: ignore[misc]
-        self._flush_out, self._flush_err = self._stdout.flush, self._stderr.flush
+        """Give the code its sys.stdout and sys.stderr, on fd 1 and 2, whatever was there."""
+        self.write_to(1, 2)
+
+    def write_to(self, out: int, err: int) -> None:
+        """Set sys.stdout and sys.stderr to line-buffered UTF-8 text on two descriptors."""
+        stdout, stderr = _text(out), _text(err)
+        sys.stdout, sys.stderr = stdout, stderr
+        sys.__stdout__, sys.__stderr__ = stdout, stderr  # type: ignore[misc]
+        self._flush_out, self._flush_err = stdout.flush, stderr.flush
 
     def take(self) -> tuple[bytes, bytes]:
         """Return what was written to fd 1 and fd 2 since the last time, cut at `log_bytes` with a mark."""

@@ -3,9 +3,9 @@
 Theory of operation. Runs in the confined process, single-threaded unless the tenant starts threads,
 with no right but to read its code, write /tmp and talk over one channel. `serve` waits for LOAD,
 answers LOADED or FAILED, then turns each CALL into exactly one ANSWER (HEAD and ITEMs before it for a
-stream). The warm way of a small JSON event is written out in `_loop`, as few operations as it can be:
+stream). The warm way of a small JSON event is written out in `answer_calls`, as few operations as it can be:
 unpack, scan, call, encode, two FIONREADs, send. Whatever is unusual (flags, PARTs, a deadline passed,
-an exception, a result that is not plain JSON) leaves that way for `_slow` or `_finish`.
+an exception, a result that is not plain JSON) leaves that way for `Answering`.
 
 What must stay true: no exception of the tenant's code ends the loop, SystemExit included; a call whose
 deadline has passed never starts; a forked child never answers (its copy of the channel is closed).
@@ -49,7 +49,9 @@ def serve(channel: socket.socket, out_read: int, err_read: int) -> None:
     """
     gc.enable()  # the launcher keeps it off while it builds what its children share
     os.register_at_fork(after_in_child=channel.close)
-    Container(channel, Console(out_read, err_read)).run()
+    console = Console(out_read, err_read)
+    console.open()
+    Container(channel, console).run()
 
 
 class Container:
@@ -97,12 +99,13 @@ class Container:
                 **({"signature": bound.signature} if bound.signature is not None else {}),
             },
         )
-        self._loop(order, answering)
+        self.answer_calls(order, answering)
 
     def _send(self, kind: Kind, fields: dict[str, Any]) -> None:
         self._channel.send(wire.packet(kind, json.dumps(fields, default=repr).encode()))
 
-    def _loop(self, order: loader.Order, answering: Answering) -> None:
+    def answer_calls(self, order: loader.Order, answering: Answering) -> None:
+        """Answer calls of a loaded version until the host leaves."""
         bound, assignment, output_bytes = answering.bound, order.assignment, order.output_bytes
         quick = bound.shape is shapes.Shape.EVENT and not bound.asynchronous and not bound.generator
         recv, send, kept, take = self._channel.recv, self._channel.send, self._inbox.kept, self._console.take

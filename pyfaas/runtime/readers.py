@@ -217,7 +217,7 @@ def _enum_reader(kind: type[enum.Enum]) -> Reader:
     return read
 
 
-def _fields_reader(build: Callable[..., Any], fields: dict[str, tuple[Callable[[], Reader], bool]]) -> Reader:
+def _fields_reader(build: Callable[..., Any], fields: abc.Mapping[str, tuple[Callable[[], Reader], bool]]) -> Reader:
     readers: dict[str, Reader] = {}
 
     def read(value: Any, path: str) -> Any:
