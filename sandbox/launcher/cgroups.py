@@ -1,0 +1,279 @@
+"""Control groups: v1, v2 and both, behind one face.
+
+Theory of operation. `detect` reads which hierarchies are mounted and where this process sits in each; that place is
+the base of everything made here. A VM has a group `pyfaas-<instance>-<vm>` in every hierarchy, a container a *leaf*
+below it. A process moves itself in by writing "0" to each cgroup.procs: such a write costs milliseconds (a grace
+period in the kernel), so pools hold processes that already sit in their leaf. On v1 there is no atomic kill; where a
+v2 mount without controllers is beside it, each leaf has a twin there for `cgroup.kill`.
+
+Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+
+from sandbox.spec import Limits
+
+_V1 = ("memory", "pids", "cpu", "cpuacct")
+_PERIOD_US = 100_000
+
+
+class Hierarchies:
+    """Where groups are made: v1 controller → base directory, and the base in v2 (None where it is not mounted)."""
+
+    def __init__(self, v1: dict[str, str], v2: str | None, v2_controllers: frozenset[str], reason: str = "") -> None:
+        """Keep the places; `reason` says why limits cannot be set here, empty when they can."""
+        self.v1, self.v2, self.v2_controllers, self.reason = v1, v2, v2_controllers, reason
+
+    @property
+    def usable(self) -> bool:
+        """Whether memory, pids and cpu can be limited here."""
+        return not self.reason
+
+    @property
+    def kind(self) -> str:
+        """Name the arrangement: v1, v2 or hybrid."""
+        return "v2" if not self.v1 else ("hybrid" if self.v2 else "v1")
+
+    def bases(self) -> list[str]:
+        """Return the directories in which groups are made, each once."""
+        return list(dict.fromkeys([*self.v1.values(), *([self.v2] if self.v2 else [])]))
+
+    def prepare(self) -> None:
+        """On v2: move the processes of the base aside and hand the controllers down (no group may have both)."""
+        if self.v1 or self.v2 is None:
+            return
+        aside = os.path.join(self.v2, "pyfaas-host")
+        os.makedirs(aside, exist_ok=True)
+        for _ in range(10):
+            for pid in _read(os.path.join(self.v2, "cgroup.procs")).split():
+                _write(os.path.join(aside, "cgroup.procs"), pid)
+            try:
+                _write(os.path.join(self.v2, "cgroup.subtree_control"), "+memory +pids +cpu")
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+            else:
+                return
+
+    def create(self, name: str, limits: Limits | None = None) -> Leaf:
+        """Make a group of this name, which may be `group/leaf`, in every hierarchy."""
+        paths = {base: os.path.join(base, name) for base in self.bases()}
+        for path in paths.values():
+            os.makedirs(path, exist_ok=True)
+        leaf = Leaf({c: paths[b] for c, b in self.v1.items()}, paths[self.v2] if self.v2 else None, bool(self.v1))
+        if limits is None and not self.v1 and self.v2 is not None:
+            _write(os.path.join(paths[self.v2], "cgroup.subtree_control"), "+memory +pids +cpu")
+        if limits is not None:
+            leaf.set(limits)
+        return leaf
+
+    def sweep(self, prefix: str) -> list[str]:
+        """Kill and remove groups whose name begins with `prefix`: what a crash left. Returns their names."""
+        found = set()
+        for base in self.bases():
+            for name in os.listdir(base):
+                path = os.path.join(base, name)
+                if not name.startswith(prefix) or not os.path.isdir(path):
+                    continue
+                found.add(name)
+                for directory, _, _ in os.walk(path, topdown=False):
+                    kill_all(directory)
+                    _remove(directory)
+        return sorted(found)
+
+
+class Leaf:
+    """One group in all hierarchies."""
+
+    def __init__(self, v1: dict[str, str], v2: str | None, is_v1: bool) -> None:  # noqa: FBT001 - a value, not a mode
+        """Keep the directories: v1 controller → path, and the one in v2."""
+        self._v1, self._v2, self._is_v1 = v1, v2, is_v1
+
+    def directories(self) -> list[str]:
+        """Return each directory once."""
+        return list(dict.fromkeys([*self._v1.values(), *([self._v2] if self._v2 else [])]))
+
+    def enter(self) -> None:
+        """Move the calling process in."""
+        for path in self.directories():
+            _write(os.path.join(path, "cgroup.procs"), "0")
+
+    def set(self, limits: Limits) -> None:
+        """Set the limits of a new group."""
+        for file, value in limit_values(limits, is_v1=self._is_v1):
+            path = self._file(file)
+            if path is not None:
+                _write(path, value)
+
+    def descriptors(self) -> list[tuple[str, int]]:
+        """Open what the host needs: limit files for writing, counters for reading, cgroup.kill. The caller closes them."""
+        opened = []
+        for label in LIMIT_FILES[self._is_v1]:
+            path = self._file(label)
+            if path is not None and os.path.exists(path):
+                opened.append((label, os.open(path, os.O_RDWR | os.O_CLOEXEC)))
+        for label in COUNTER_FILES[self._is_v1]:
+            path = self._file(label)
+            if path is not None and os.path.exists(path):
+                opened.append((label, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+        if self._v2 is not None and os.path.exists(kill := os.path.join(self._v2, "cgroup.kill")):
+            opened.append(("cgroup.kill", os.open(kill, os.O_WRONLY | os.O_CLOEXEC)))
+        return opened
+
+    def kill(self) -> None:
+        """Kill every process in the group."""
+        for path in self.directories():
+            kill_all(path)
+
+    def remove(self) -> bool:
+        """Remove the group; False when a dying process still holds it."""
+        return all([_remove(path) for path in self.directories()])
+
+    def _file(self, label: str) -> str | None:
+        if not self._is_v1:
+            return os.path.join(self._v2, label) if self._v2 else None
+        directory = self._v1.get("cpuacct" if label.startswith("cpuacct") else label.partition(".")[0])
+        return os.path.join(directory, label) if directory else None
+
+
+LIMIT_FILES = {
+    True: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max", "cpu.cfs_quota_us"),
+    False: ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "memory.oom.group"),
+}
+COUNTER_FILES = {
+    True: ("memory.oom_control", "memory.max_usage_in_bytes", "pids.events", "cpuacct.usage"),
+    False: ("memory.events", "memory.peak", "pids.events", "cpu.stat"),
+}
+
+
+def limit_values(limits: Limits, *, is_v1: bool) -> list[tuple[str, str]]:
+    """Return (file, value) pairs in the order for a group that has no limits yet."""
+    memory, quota = str(limits.memory_bytes), round(limits.cpu * _PERIOD_US)
+    if is_v1:
+        return [
+            ("memory.limit_in_bytes", memory),
+            ("memory.memsw.limit_in_bytes", memory),
+            ("pids.max", str(limits.pids)),
+            ("cpu.cfs_quota_us", str(quota)),
+        ]
+    return [
+        ("memory.max", memory),
+        ("memory.swap.max", "0"),
+        ("memory.oom.group", "1"),
+        ("pids.max", str(limits.pids)),
+        ("cpu.max", f"{quota} {_PERIOD_US}"),
+    ]
+
+
+def detect(mountinfo: str = "/proc/self/mountinfo", own: str = "/proc/self/cgroup") -> Hierarchies:
+    """Find the hierarchies and this process's place in each."""
+    mounts = _mounts(_read(mountinfo))
+    v1: dict[str, str] = {}
+    v2, controllers = None, frozenset[str]()
+    for line in _read(own).splitlines():
+        number, names, path = line.split(":", 2)
+        if number == "0" and "" in mounts:
+            v2 = _join(mounts[""], path)
+            controllers = frozenset(_read_or_empty(os.path.join(v2, "cgroup.controllers")).split())
+        for name in names.split(","):
+            if name in _V1 and name in mounts:
+                v1[name] = _join(mounts[name], path)
+    return Hierarchies(v1, v2, controllers, _why_not(v1, v2, controllers))
+
+
+def _why_not(v1: dict[str, str], v2: str | None, controllers: frozenset[str]) -> str:
+    if v1:
+        missing = [name for name in _V1 if name not in v1]
+        if missing:
+            return f"the cgroup controllers {', '.join(missing)} are not mounted"
+        places = list(v1.values())
+    elif v2 is None:
+        return "no cgroup hierarchy is mounted"
+    elif missing := sorted({"memory", "pids", "cpu"} - controllers):
+        return f"the cgroup controllers {', '.join(missing)} are not delegated to {v2}"
+    else:
+        places = [v2]
+    closed = [place for place in places if not os.access(place, os.W_OK)]
+    return f"{closed[0]} is not writable" if closed else ""
+
+
+def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
+    """Return controller → (mount point, root of the mount); "" is v2. See proc_pid_mountinfo(5)."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, (kind, _, options) = left.split(), right.split(" ", 2)
+        if kind == "cgroup2":
+            found.setdefault("", (fields[4], fields[3]))
+        elif kind == "cgroup":
+            for name in options.split(","):
+                found.setdefault(name, (fields[4], fields[3]))
+    return found
+
+
+def _join(mount: tuple[str, str], path: str) -> str:
+    point, root = mount
+    inside = path.removeprefix(root) if root != "/" else path
+    return os.path.normpath(point + "/" + inside)
+
+
+def kill_all(directory: str) -> None:
+    """Kill every process of one group: at once by cgroup.kill (Linux 5.14), else one by one until none is left."""
+    try:
+        _write(os.path.join(directory, "cgroup.kill"), "1")
+    except OSError:
+        for _ in range(100):
+            pids = _read_or_empty(os.path.join(directory, "cgroup.procs")).split()
+            if not pids:
+                return
+            for pid in pids:
+                if pid != "0":
+                    _kill(int(pid))
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _remove(path: str) -> bool:
+    """Remove a directory; a group whose last process is still dying answers EBUSY for a moment."""
+    for wait in (0.0, 0.001, 0.004):
+        time.sleep(wait)
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise
+        else:
+            return True
+    return False
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def _read_or_empty(path: str) -> str:
+    try:
+        return _read(path)
+    except OSError:
+        return ""
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
