@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import stat
 import unicodedata
 import zlib
@@ -93,6 +94,13 @@ def inspect(archive: ZipFile, rules: Rules | None = None) -> list[Entry]:
     if not entries:
         raise BundleError("invalid_bundle", "the bundle has no files")
     return sorted(entries, key=lambda entry: entry.path.encode())
+
+
+def inspect_packed(packed: bytes, unpacked_bytes: int) -> tuple[str, int]:
+    """Check an uploaded bundle; returns its digest and its unpacked size in bytes. Raises BundleError."""
+    with open_bundle(io.BytesIO(packed)) as archive:
+        entries = inspect(archive, Rules(unpacked_bytes=unpacked_bytes))
+        return digest(archive, entries), sum(entry.size for entry in entries)
 
 
 def read(archive: ZipFile, entry: Entry) -> Iterator[bytes]:

@@ -37,7 +37,7 @@ class BuildFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildLimits:
-    """Sizes a build may reach; named in the failure when it does."""
+    """Sizes a build may reach; named in the failure when it does. `bytes` sets the one that the build is about."""
 
     files: int = 20_000
     unpacked_bytes: int = 250 << 20
@@ -49,7 +49,9 @@ class BuildLimits:
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> BuildLimits:
         """Read the limits of a LOAD; unknown keys are ignored."""
-        return cls(**{key: given[key] for key in cls.__slots__ if given.get(key) is not None})
+        most = given.get("bytes")
+        wide = {"unpacked_bytes": most, "environment_bytes": most, **given}
+        return cls(**{key: wide[key] for key in cls.__slots__ if wide.get(key) is not None})
 
 
 def run(payload: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
@@ -94,6 +96,8 @@ def _build(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unpack(path: str, out: str, limits: BuildLimits) -> None:
     rules = bundle.Rules(files=limits.files, unpacked_bytes=limits.unpacked_bytes, ratio=limits.ratio)
+    if os.path.isdir(path):  # a mounted directory that holds the one file
+        path = os.path.join(path, min(os.listdir(path), default="no bundle"))
     with bundle.open_bundle(path) as archive:
         for entry in bundle.inspect(archive, rules):
             if "__pycache__" not in entry.path.split("/"):  # made anew here, by this interpreter

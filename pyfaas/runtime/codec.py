@@ -45,7 +45,10 @@ scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore
 def decode(body: bytes) -> Any:
     """Parse an event's JSON; raises InvalidEvent with a sentence for the caller."""
     try:
-        return _DECODER.decode(str(body, "utf-8"))
+        text = str(body, "utf-8")
+        if text.startswith("\ufeff"):
+            raise InvalidEvent("the event is not JSON: it begins with a byte order mark (BOM)")
+        return _DECODER.decode(text)
     except RecursionError:
         raise InvalidEvent("the event is nested too deeply") from None
     except UnicodeDecodeError as error:
