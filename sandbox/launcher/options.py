@@ -1,0 +1,52 @@
+"""What a launcher is told when it is executed: one frozen value, carried as JSON in a file descriptor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LauncherOptions:
+    """Everything that is constant for a launcher's life.
+
+    `root` is an empty directory to mount the VMs' trees on. `stores` maps a store's name to its directory. `entry` and
+    `warm` are `module:function`: what a blank runs, and what is run once before the first fork. `binds` are host paths
+    that VMs with the host's network see read-only. `without` names layers that were given up. `control`, `life`,
+    `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none.
+    """
+
+    instance: str
+    root: str
+    entry: str
+    warm: str = ""
+    uid_base: int = 2_000_001
+    uid_count: int = 9_999
+    stores: Mapping[str, str] = field(default_factory=dict)
+    binds: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    control: int = -1
+    life: int = -1
+    plain_filter: int = -1
+    network_filter: int = -1
+    fail_at: str = ""  # for tests: the step that fails
+
+    def encode(self) -> bytes:
+        """Return the value as JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> LauncherOptions:
+        """Read what `encode` wrote."""
+        values = json.loads(text)
+        values["binds"], values["without"] = tuple(values["binds"]), tuple(values["without"])
+        return cls(**values)
+
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> LauncherOptions:
+        """Read a value from an inherited descriptor, and close it."""
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            return cls.decode(file.read())

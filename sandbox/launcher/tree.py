@@ -1,0 +1,98 @@
+"""The VMs' root directory: built once by the launcher, shared read-only by all VMs.
+
+A tmpfs with read-only, nosuid, nodev binds of the system and of the interpreter, a made-up /etc, five devices, and
+empty slots under /app where code is attached. `BUILD` trees also see what the host knows of its network.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from sandbox import kernel
+from sandbox.launcher.confine import BUILD_DIR, INSIDE_ID
+
+SLOTS = ("code", "environment", "bundle", "tool", "1", "2", "3", "4")
+BUILD_SLOTS = ("out",)
+_DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
+_ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "ssl", "mime.types", "services", "protocols")
+_ETC_NETWORK = ("resolv.conf", "hosts", "nsswitch.conf", "gai.conf", "ca-certificates", "pki")
+_READ_ONLY = kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV
+
+
+def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None:
+    """Build a tree at `root`, an empty directory; raises OSError."""
+    kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID, "size=4m,nr_inodes=8192,mode=755")
+    for name in ("etc", "proc", "tmp", "dev", "dev/shm", "app", BUILD_DIR[1:], "run", "var"):
+        os.mkdir(f"{root}/{name}", 0o755)
+    for slot in SLOTS:
+        os.mkdir(f"{root}/app/{slot}", 0o755)
+    for slot in BUILD_SLOTS:
+        os.mkdir(f"{root}{BUILD_DIR}/{slot}", 0o755)
+    _system(root)
+    _etc(root, network=network)
+    for path in binds if network else ():
+        if os.path.exists(path) and not os.path.exists(root + path):
+            _bind(root, path)
+    _devices(root)
+    kernel.mount_setattr(kernel.AT_FDCWD, root, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
+
+
+def _system(root: str) -> None:
+    _bind(root, "/usr")
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        if os.path.islink("/" + name):
+            os.symlink(os.readlink("/" + name), f"{root}/{name}")
+        elif os.path.isdir("/" + name):
+            _bind(root, "/" + name)
+    for prefix in {os.path.realpath(sys.base_prefix), sys.base_prefix, os.path.realpath(sys.base_exec_prefix)}:
+        if not prefix.startswith("/usr/") and prefix != "/usr" and not os.path.exists(root + prefix):
+            _bind(root, prefix)
+
+
+def _etc(root: str, *, network: bool) -> None:
+    made = {
+        "passwd": f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}::/tmp:/bin/sh\n",
+        "group": f"sandbox:x:{INSIDE_ID}:\n",
+        "hostname": "pyfaas\n",
+    }
+    names = _ETC + _ETC_NETWORK if network else _ETC
+    if not network:
+        made["hosts"] = "127.0.0.1 localhost\n"
+        made["nsswitch.conf"] = "hosts: files dns\n"
+    for name, text in made.items():
+        with open(f"{root}/etc/{name}", "w") as file:
+            file.write(text)
+    for name in names:
+        if os.path.exists("/etc/" + name):
+            _bind(root, "/etc/" + name)
+
+
+def _devices(root: str) -> None:
+    for name, _minor in _DEVICES:
+        target = f"{root}/dev/{name}"
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        tree = kernel.open_tree(kernel.AT_FDCWD, "/dev/" + name)
+        kernel.mount_setattr(tree, "", kernel.ATTR_NOSUID | kernel.ATTR_NOEXEC)
+        kernel.move_mount(tree, target)
+        os.close(tree)
+    for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        os.symlink(target, f"{root}/dev/{name}")
+
+
+def _bind(root: str, path: str) -> None:
+    """Bind a host path read-only at the same place, making what leads there."""
+    source = os.path.realpath(path)
+    target = root + path
+    if stat.S_ISDIR(os.stat(source).st_mode):
+        os.makedirs(target, 0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+    tree = kernel.open_tree(kernel.AT_FDCWD, source, recursive=True)
+    try:
+        kernel.mount_setattr(tree, "", _READ_ONLY, recursive=True)
+        kernel.move_mount(tree, target)
+    finally:
+        os.close(tree)
