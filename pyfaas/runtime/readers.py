@@ -258,9 +258,17 @@ def _dataclass_reader(kind: Any) -> Reader:
 
 
 def _typed_dict_reader(kind: Any) -> Reader:
-    hints = _hints(kind)
-    required = kind.__required_keys__
-    return _fields_reader(dict, {name: (functools.partial(make_reader, hint), name in required) for name, hint in hints.items()})
+    # __required_keys__ is wrong where annotations are text (`from __future__ import annotations`): the hints decide.
+    try:
+        marks = {name: typing.get_origin(hint) for name, hint in typing.get_type_hints(kind, include_extras=True).items()}
+    except NameError:
+        marks = {}
+    fields = {}
+    for name, hint in _hints(kind).items():
+        mark = marks.get(name)
+        required = mark is typing.Required or (mark is not typing.NotRequired and name in kind.__required_keys__)
+        fields[name] = (functools.partial(make_reader, hint), required)
+    return _fields_reader(dict, fields)
 
 
 def _pydantic_reader(validate: Callable[[Any], Any]) -> Reader:

@@ -17,6 +17,7 @@ from typing import Any
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MACHINERY = ("<frozen importlib", "<frozen runpy")
+_CARRIERS = ("/importlib/__init__.py", "/asyncio/base_events.py", "/asyncio/runners.py")  # between our code and theirs
 _FRAMES = 50
 _TEXT = 8192  # characters of one message or one stack entry
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -91,7 +92,7 @@ def _tail(trace: TracebackType | None) -> TracebackType | None:
 
 def _own(frames: Iterable[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     kept = list(frames)
-    while kept and (kept[0].filename.startswith((_OURS, *_MACHINERY)) or "/asyncio/" in kept[0].filename):
+    while kept and (kept[0].filename.startswith((_OURS, *_MACHINERY)) or kept[0].filename.endswith(_CARRIERS)):
         del kept[0]
     kept = [frame for frame in kept if not frame.filename.startswith(_MACHINERY)]
     return kept[-_FRAMES:]
