@@ -170,7 +170,7 @@ def drop_capabilities() -> None:
 # ---- Landlock (landlock(7))
 
 LANDLOCK_READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, read a directory
-LANDLOCK_EXECUTE = 1 << 0
+LANDLOCK_EXECUTE, LANDLOCK_READ_DIRECTORY = 1 << 0, 1 << 3
 LANDLOCK_READ_FILE, LANDLOCK_WRITE_FILE = 1 << 2, 1 << 1
 _LANDLOCK_FS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # ABI → number of file rights; later ones add none
 _LANDLOCK_DEVICES = 1 << 6 | 1 << 11  # make a character device, make a block device

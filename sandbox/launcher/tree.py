@@ -11,7 +11,7 @@ import stat
 import sys
 
 from sandbox import kernel
-from sandbox.launcher.confine import BUILD_DIR, INSIDE_ID
+from sandbox.launcher.confine import BUILD_DIR, INSIDE_ID, UNCOVERED
 
 SLOTS = ("code", "environment", "bundle", "tool", "1", "2", "3", "4")
 BUILD_SLOTS = ("out",)
@@ -26,6 +26,8 @@ def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None
     kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID, "size=4m,nr_inodes=8192,mode=755")
     for name in ("etc", "proc", "tmp", "dev", "dev/shm", "app", BUILD_DIR[1:], "run", "var"):
         os.mkdir(f"{root}/{name}", 0o755)
+    with open(root + UNCOVERED, "w") as file:
+        file.write("opening this shows that Landlock is not live\n")
     for slot in SLOTS:
         os.mkdir(f"{root}/app/{slot}", 0o755)
     for slot in BUILD_SLOTS:

@@ -1,0 +1,455 @@
+"""The launcher: forks VMs and containers for one host process, and holds nothing of any tenant.
+
+Theory of operation. It is executed (never forked) with `python -I -S`, runs one thread, and waits in one poll over its
+control socket, its life pipe, the report sockets of children that are being made, and the pidfds of those that live.
+A command is one packet of space-separated words, `REQUEST VERB …`, each word of a fixed form; the answer is
+`REQUEST ok …` or `REQUEST error STEP ERRNO TEXT`. Making something answers when the child has reported, so that the
+child's slow writes never hold the loop. `0 exit …` and `0 gone …` are events. Code and calls never pass through here.
+
+What it has imported all containers have; it imports what a first call needs, runs `warm` once, collects and freezes,
+and only then forks, so that a container's pages stay shared.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+
+from sandbox import kernel
+from sandbox.launcher import cgroups, tree, vms
+from sandbox.launcher.confine import BUILD_DIR
+from sandbox.launcher.options import LauncherOptions
+from sandbox.launcher.stores import Stores
+from sandbox.spec import Limits
+
+_WORD = re.compile(r"[A-Za-z0-9._:-]{1,160}")
+_PRELOADED = ("json", "traceback", "importlib", "re", "linecache", "tokenize", "datetime", "typing", "collections", "functools", "contextlib")
+_MAX_COMMAND = 4096
+
+
+class Launcher:
+    """The loop and what it keeps."""
+
+    def __init__(self, options: LauncherOptions, entry: Callable[[socket.socket, int, int], None]) -> None:
+        """Enter the launcher's own namespaces and build the trees; raises OSError."""
+        self.options = options
+        self.control = socket.socket(fileno=options.control)
+        self.is_root = os.getuid() == 0
+        self.groups = None if "cgroups" in options.without else cgroups.detect()
+        if self.groups is not None and not self.groups.usable:
+            raise OSError(1, self.groups.reason, "cgroups")
+        if self.groups is not None:
+            self.groups.prepare()
+            for name in self.groups.sweep(f"pyfaas-{options.instance}-"):
+                print(f"removed the cgroup {name} of an earlier run", file=sys.stderr)
+        self.house = self._house(entry)
+        self.stores = Stores(dict(options.stores))
+        self.own_mnt = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.vms: dict[str, vms.VmRecord] = {}
+        self.tag = os.urandom(3).hex()
+        self.made = 0
+        self.poll = select.poll()
+        self.watched: dict[int, Callable[[], None]] = {}
+        self.dying: list[cgroups.Leaf] = []
+
+    def _house(self, entry: Callable[[socket.socket, int, int], None]) -> vms.House:
+        options = self.options
+        filters = {False: _read_all(options.plain_filter), True: _read_all(options.network_filter)}
+        if not self.is_root:
+            _become_root_of_a_user_namespace()
+        kernel.unshare(kernel.NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        if not self.is_root:
+            kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+        kernel.mount("tmpfs", options.root, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
+        trees = {False: options.root + "/plain", True: options.root + "/build"}
+        for is_network, path in trees.items():
+            os.mkdir(path)
+            tree.build_tree(path, network=is_network, binds=options.binds)
+        return vms.House(
+            is_root=self.is_root,
+            pidns=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
+            empty_net=_empty_network(),
+            trees=trees,
+            filters=filters,
+            landlock=kernel.landlock_abi(),
+            entry=entry,
+            without=frozenset(options.without),
+            fail_at=options.fail_at,
+        )
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Serve until the control socket or the life pipe reads end-of-file."""
+        self._watch(self.control.fileno(), self._command)
+        if self.options.life >= 0:
+            self._watch(self.options.life, self._leave)
+        self.control.send(b"0 ready " + self.tag.encode())
+        while True:
+            for descriptor, _ in self.poll.poll(50 if self.dying else None):
+                work = self.watched.get(descriptor)
+                if work is not None:
+                    work()
+            if self.dying:
+                self.dying = [leaf for leaf in self.dying if not leaf.remove()]
+
+    def _watch(self, descriptor: int, work: Callable[[], None]) -> None:
+        self.watched[descriptor] = work
+        self.poll.register(descriptor, select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        self.poll.unregister(descriptor)
+        del self.watched[descriptor]
+
+    def _leave(self) -> None:
+        """End everything and go."""
+        for vm in list(self.vms.values()):
+            self._destroy(vm)
+        for _ in range(50):
+            self.dying = [leaf for leaf in self.dying if not leaf.remove()]
+            if not self.dying:
+                break
+        os._exit(0)
+
+    def _command(self) -> None:
+        text = self.control.recv(_MAX_COMMAND)
+        if not text:
+            self._leave()
+        request, *words = text.decode("ascii", "replace").split(" ")
+        try:
+            if not words or not all(_WORD.fullmatch(word) for word in (request, *words)):
+                raise ValueError("malformed command")
+            verb = _VERBS[words[0]]
+            answer = verb(self, request, *words[1:])
+            if answer is not None:
+                self._say(f"{request} ok {answer}")
+        except OSError as error:
+            self._say(f"{request} error {_word(error.filename)} {error.errno or 0} {error.strerror}")
+        except (KeyError, ValueError, TypeError) as error:
+            self._say(f"{request} error command 22 {type(error).__name__}: {error}")
+
+    def _say(self, text: str, descriptors: list[int] | None = None) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            self.control.sendmsg([text.encode()], rights)
+        except (BrokenPipeError, ConnectionResetError):
+            self._leave()
+
+    # ---- making
+
+    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str) -> None:
+        """Make a VM with one blank; answers when the blank has reported."""
+        limits = Limits(memory_bytes=int(memory), pids=int(pids), cpu=int(cpu_milli) / 1000, tmp_bytes=int(tmp))
+        self.made += 1
+        vm_id = f"{self.tag}-{self.made}"
+        uid = self.options.uid_base + self.made % self.options.uid_count if self.is_root else 0
+        name = f"pyfaas-{self.options.instance}-{vm_id}"
+        group = self.groups.create(name) if self.groups else None
+        init = self.groups.create(name + "/init", Limits(memory_bytes=64 << 20, pids=4)) if self.groups else None
+        vm = vms.fork_vm(self.house, vm_id, uid, is_network=network == "host", limits=limits, group=group, init=init)
+        self.vms[vm_id] = vm
+        self._watch(vm.report.fileno(), lambda: self._vm_reports(request, vm))
+        self._watch(vm.pidfd, lambda: self._destroy(vm))
+
+    def _vm_reports(self, request: str, vm: vms.VmRecord) -> None:
+        tag, handles = _receive(vm.report)
+        if tag == b"n":
+            vm.join = dict(zip(vms.JOINED, handles, strict=True))
+        elif tag == b"d":
+            self._unwatch(vm.report.fileno())
+            self._fork_into(request, vm)
+        else:
+            self._failed(request, tag, vm.pid)
+            self._destroy(vm)
+
+    def fork(self, request: str, vm_id: str) -> None:
+        """Fork another blank into a VM."""
+        self._fork_into(request, self.vms[vm_id])
+
+    def _fork_into(self, request: str, vm: vms.VmRecord) -> None:
+        vm.made += 1
+        container_id = f"{vm.id}.{vm.made}"
+        leaf = None
+        if self.groups is not None:
+            leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.limits)
+        box = vms.fork_container(self.house, vm, container_id, leaf)
+        vm.containers[box.id] = box
+        self._watch(box.report.fileno(), lambda: self._container_reports(request, vm, box))
+        self._watch(box.pidfd, lambda: self._container_ended(vm, box))
+
+    def _container_reports(self, request: str, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+        tag, handles = _receive(box.report)
+        if tag == b"n":
+            box.mnt = handles[0]
+            return
+        self._unwatch(box.report.fileno())
+        box.report.close()
+        if tag != b"d":
+            self._failed(request, tag, box.pid)
+            return  # its end is seen through the pidfd
+        opened = box.leaf.descriptors() if box.leaf else []
+        labels = ",".join(label for label, _ in opened) or "-"
+        self._say(f"{request} ok {vm.id} {box.id} {box.pid} {labels}", [*box.host_ends, *(fd for _, fd in opened)])
+        for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
+            os.close(descriptor)
+        box.host_ends = []
+
+    def _failed(self, request: str, tag: bytes, pid: int) -> None:
+        words = tag.decode("utf-8", "replace").split(" ", 3) if tag.startswith(b"e ") else []
+        step, number, text = words[1:4] if len(words) == 4 else ("child", "0", f"process {pid} ended before it was ready")
+        self._say(f"{request} error {_word(step)} {number} {text}")
+
+    # ---- ending
+
+    def _container_ended(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+        status = self._reap(box.pid)
+        if box.leaf is not None:
+            box.leaf.kill()  # what it left running goes with it
+        self._say(f"0 exit {vm.id} {box.id} {status}")
+        self._forget(vm, box)
+
+    def _forget(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+        vm.containers.pop(box.id, None)
+        self._unwatch(box.pidfd)
+        os.close(box.pidfd)
+        if box.report.fileno() in self.watched:
+            self._unwatch(box.report.fileno())
+        box.report.close()
+        for descriptor in (box.mnt, *box.host_ends):
+            if descriptor >= 0:
+                os.close(descriptor)
+        if box.leaf is not None and not box.leaf.remove():
+            self.dying.append(box.leaf)
+
+    def _destroy(self, vm: vms.VmRecord) -> None:
+        """End a VM: kill, reap what the launcher forked into it, then PID 1 (the other order deadlocks)."""
+        if self.vms.pop(vm.id, None) is None:
+            return
+        boxes = list(vm.containers.values())
+        for box in boxes:
+            if box.leaf is not None:
+                box.leaf.kill()
+        _kill(vm.pid)
+        for box in boxes:
+            status = self._reap(box.pid)
+            self._say(f"0 exit {vm.id} {box.id} {status}")
+            self._forget(vm, box)
+        self._reap(vm.pid)
+        self._unwatch(vm.pidfd)
+        os.close(vm.pidfd)
+        if vm.report.fileno() in self.watched:
+            self._unwatch(vm.report.fileno())
+        vm.report.close()
+        for descriptor in vm.join.values():
+            os.close(descriptor)
+        if self.groups is not None and vm.group is not None:
+            init = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/init")
+            self.dying += [leaf for leaf in (init, vm.group) if not leaf.remove()]
+        self._say(f"0 gone {vm.id}")
+
+    def _reap(self, pid: int) -> int:
+        try:
+            return os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            return 0
+
+    def destroy(self, _request: str, vm_id: str) -> str:
+        """End a VM; ending one that is gone already is no error."""
+        vm = self.vms.get(vm_id)
+        if vm is not None:
+            self._destroy(vm)
+        return vm_id
+
+    def kill(self, _request: str, vm_id: str, container_id: str) -> str:
+        """End a container and all that it started."""
+        vm = self.vms.get(vm_id)
+        box = vm.containers.get(container_id) if vm else None
+        if box is not None:
+            if box.leaf is not None:
+                box.leaf.kill()
+            _kill(box.pid)
+        return container_id
+
+    # ---- code
+
+    def attach(self, _request: str, vm_id: str, container_id: str, tmp_bytes: str, *mounts: str) -> str:
+        """Resize a container's /tmp and attach entries of stores to its slots: `SLOT:STORE:NAME:ro|rw` each."""
+        box = self.vms[vm_id].containers[container_id]
+        trees = []
+        try:
+            for mount in mounts:
+                slot, store, name, mode = mount.split(":")
+                trees.append((_slot_path(slot, mode), self.stores.tree(store, name, writable=mode == "rw")))
+            self._within(box, trees, int(tmp_bytes))
+        finally:
+            for _, descriptor in trees:
+                os.close(descriptor)
+        return container_id
+
+    def _within(self, box: vms.ContainerRecord, trees: list[tuple[str, int]], tmp_bytes: int) -> None:
+        """Act inside a container's mount namespace, and come back whatever happens."""
+        if not trees and tmp_bytes == box.tmp_bytes:
+            return
+        kernel.setns(box.mnt, kernel.NEWNS)
+        try:
+            for path, descriptor in trees:
+                kernel.move_mount(descriptor, path)
+            if tmp_bytes != box.tmp_bytes:
+                for path in ("/tmp", "/dev/shm"):  # noqa: S108 - inside the container
+                    kernel.mount(None, path, None, _REMOUNT, f"size={tmp_bytes}")
+                box.tmp_bytes = tmp_bytes
+        finally:
+            kernel.setns(self.own_mnt, kernel.NEWNS)
+
+    def stage(self, _request: str, vm_id: str, name: str) -> str:
+        """Make a staging directory for a VM."""
+        self.stores.stage(name, self.vms[vm_id].uid)
+        return name
+
+    def commit(self, _request: str, staged: str, store: str, name: str) -> str:
+        """Move a staged directory to its final name."""
+        self.stores.commit(staged, store, name)
+        return name
+
+    def discard(self, _request: str, store: str, name: str) -> str:
+        """Remove an entry of a store."""
+        self.stores.discard(store, name)
+        return name
+
+
+_VERBS: dict[str, Callable[..., str | None]] = {
+    "vm": Launcher.vm,
+    "fork": Launcher.fork,
+    "attach": Launcher.attach,
+    "kill": Launcher.kill,
+    "destroy": Launcher.destroy,
+    "stage": Launcher.stage,
+    "commit": Launcher.commit,
+    "discard": Launcher.discard,
+}
+_REMOUNT = 32 | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+
+
+def _slot_path(slot: str, mode: str) -> str:
+    if mode == "rw" and slot in tree.BUILD_SLOTS:
+        return f"{BUILD_DIR}/{slot}"
+    if mode == "ro" and slot in tree.SLOTS:
+        return f"/app/{slot}"
+    raise ValueError(f"no slot {slot} for {mode}")
+
+
+def _receive(report: socket.socket) -> tuple[bytes, list[int]]:
+    """Read one report with its descriptors; an ended child reads as empty."""
+    try:
+        text, ancillary, _, _ = report.recvmsg(512, socket.CMSG_SPACE(8 * 4))
+    except ConnectionResetError:
+        return b"", []
+    handles = array.array("i")
+    for _level, kind, raw in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            handles.frombytes(raw[: len(raw) - len(raw) % handles.itemsize])
+    return text, list(handles)
+
+
+def _become_root_of_a_user_namespace() -> None:
+    """Be root, and PID 1, of a user namespace of one's own: how an ordinary user's launcher gets to make the others."""
+    uid, gid = os.getuid(), os.getgid()
+    kernel.unshare(kernel.NEWUSER | kernel.NEWPID)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(descriptor, text.encode())
+        os.close(descriptor)
+    pid = os.fork()
+    if pid:
+        status = os.waitpid(pid, 0)[1]
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    kernel.set_parent_death_signal(signal.SIGKILL)
+
+
+def _empty_network() -> int:
+    """Return a network namespace in which even loopback is down; made by a child, so that the launcher keeps its own."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.unshare(kernel.NEWNET)
+            theirs.send(b"x")
+            ours.close()
+            theirs.recv(1)
+        finally:
+            os._exit(0)
+    theirs.close()
+    if not ours.recv(1):
+        os.waitpid(pid, 0)
+        raise OSError(1, "no network namespace can be made", "unshare")
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    ours.close()
+    os.waitpid(pid, 0)
+    return descriptor
+
+
+def _read_all(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _word(text: object) -> str:
+    return re.sub(r"[^A-Za-z0-9._:-]", "_", str(text or "launcher"))
+
+
+def _resolve(name: str) -> Callable[..., None]:
+    module, _, attribute = name.partition(":")
+    found: Callable[..., None] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def main(descriptor: int, path: str) -> None:
+    """Be a launcher; `descriptor` holds the options, `path` is where this project's packages are found, and was inserted
+    into sys.path for the imports here only.
+    """
+    gc.disable()
+    options = LauncherOptions.from_descriptor(descriptor)
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    entry = _resolve(options.entry)
+    warm = _resolve(options.warm) if options.warm else None
+    sys.path.remove(path)
+    sys.path_importer_cache.clear()
+    sys.executable = os.path.realpath(sys.executable)
+    sys.prefix, sys.exec_prefix = sys.base_prefix, sys.base_exec_prefix
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    kernel.set_parent_death_signal(signal.SIGKILL)
+    kernel.line_buffer_stdout()
+    try:
+        launcher = Launcher(options, entry)
+    except OSError as error:
+        socket.socket(fileno=options.control).send(f"0 failed {_word(error.filename)} {error.errno or 0} {error.strerror}".encode())
+        os._exit(78)
+    if warm is not None:
+        warm()
+    gc.collect()
+    gc.freeze()
+    try:
+        launcher.run()
+    except BaseException:  # noqa: BLE001 - a defect of ours: say so, and let everything go down with us
+        traceback.print_exc()
+        os._exit(70)

@@ -1,0 +1,189 @@
+"""Forking VMs and containers: what the launcher keeps of each, and the children's first lines.
+
+The launcher forks everything; VM init only reaps. A container forked by init could not be confined any further, nor
+start inside a cgroup. A child's whole life after the fork is inside `_child`, which ends in os._exit: an exception
+must never unwind into the launcher's loop.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sandbox import kernel
+from sandbox.errors import SetupError
+from sandbox.guest import container as guest_container
+from sandbox.guest import init as guest_init
+from sandbox.launcher import confine
+from sandbox.launcher.cgroups import Leaf
+from sandbox.spec import Limits
+
+JOINED = ("mnt", "pid", "ipc", "uts", "net")
+
+
+@dataclass(slots=True, kw_only=True)
+class ContainerRecord:
+    """A container as the launcher knows it; `pidfd` becomes readable when it ends."""
+
+    id: str
+    vm: str
+    pid: int
+    pidfd: int
+    leaf: Leaf | None
+    report: socket.socket
+    mnt: int = -1
+    tmp_bytes: int = 0
+    host_ends: list[int] = field(default_factory=list)  # channel, fd 1, fd 2, for the host
+
+
+@dataclass(slots=True, kw_only=True)
+class VmRecord:
+    """A VM as the launcher knows it; `join` are its namespaces' descriptors by kind."""
+
+    id: str
+    pid: int
+    pidfd: int
+    uid: int
+    is_network: bool
+    limits: Limits
+    group: Leaf | None
+    report: socket.socket
+    join: dict[str, int] = field(default_factory=dict)
+    containers: dict[str, ContainerRecord] = field(default_factory=dict)
+    made: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What all children are made of: constant for a launcher's life."""
+
+    is_root: bool
+    pidns: int
+    empty_net: int
+    trees: dict[bool, str]
+    filters: dict[bool, bytes]
+    landlock: int
+    entry: guest_container.Entry
+    without: frozenset[str]
+    fail_at: str
+
+
+def fork_vm(house: House, vm_id: str, uid: int, *, is_network: bool, limits: Limits, group: Leaf | None, init: Leaf | None) -> VmRecord:
+    """Fork a VM's PID 1; it reports on `report`. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    plan = _plan(house, init, uid, is_network, {}, (null, null, null, theirs.fileno()), theirs, limits)
+    kernel.unshare(kernel.NEWPID)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(confine.VM_STEPS, plan, theirs, lambda: _live_as_init())
+    finally:
+        kernel.setns(house.pidns, kernel.NEWPID)
+    theirs.close()
+    os.close(null)
+    return VmRecord(
+        id=vm_id, pid=pid, pidfd=kernel.pidfd_open(pid), uid=uid, is_network=is_network, limits=limits, group=group, report=ours
+    )
+
+
+def fork_container(house: House, vm: VmRecord, container_id: str, leaf: Leaf | None) -> ContainerRecord:
+    """Fork a blank into a VM; it reports on `report`. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    host, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    err_read, err_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.set_blocking(out_write, True)
+    os.set_blocking(err_write, True)
+    kept = (null, out_write, err_write, guest.fileno(), out_read, err_read, theirs.fileno())
+    plan = _plan(house, leaf, vm.uid, vm.is_network, vm.join, kept, theirs, vm.limits)
+    kernel.setns(vm.join["pid"], kernel.NEWPID)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(confine.CONTAINER_STEPS, plan, theirs, lambda: guest_container.live(house.entry))
+    finally:
+        kernel.setns(house.pidns, kernel.NEWPID)
+    for descriptor in (null, out_write, err_write):
+        os.close(descriptor)
+    theirs.close()
+    guest.close()
+    record = ContainerRecord(id=container_id, vm=vm.id, pid=pid, pidfd=kernel.pidfd_open(pid), leaf=leaf, report=ours)
+    record.host_ends = [host.detach(), out_read, err_read]
+    record.tmp_bytes = vm.limits.tmp_bytes
+    return record
+
+
+def _plan(
+    house: House,
+    leaf: Leaf | None,
+    uid: int,
+    is_network: bool,  # noqa: FBT001 - a value, not a mode
+    join: dict[str, int],
+    kept: tuple[int, ...],
+    report: socket.socket,
+    limits: Limits,
+) -> confine.Plan:
+    def give(tag: bytes, descriptors: list[int]) -> None:
+        report.sendmsg([tag], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+
+    return confine.Plan(
+        leaf=leaf,
+        uid=uid,
+        is_root=house.is_root,
+        tree=house.trees[is_network],
+        network=join["net"] if join else (-1 if is_network else house.empty_net),
+        join=join,
+        kept=kept,
+        give=give,
+        tmp_bytes=limits.tmp_bytes,
+        file_bytes=(4 << 30) if is_network else (1 << 30),
+        landlock=house.landlock,
+        bpf=house.filters[is_network],
+        without=house.without,
+        fail_at=house.fail_at,
+    )
+
+
+def _live_as_init() -> None:
+    os.write(3, b"d")
+    guest_init.wait(3)
+
+
+def _child(
+    steps: tuple[tuple[confine.Step, Callable[[confine.Plan], None]], ...],
+    plan: confine.Plan,
+    report: socket.socket,
+    live: Callable[[], None],
+) -> None:
+    status = 70  # EX_SOFTWARE
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        confine.run(steps, plan)
+        live()
+        status = 0
+    except SetupError as error:
+        _tell(report, error)
+    except BaseException as error:  # noqa: BLE001 - the child must not unwind into the launcher's loop
+        _tell(report, SetupError("child", 0, f"{type(error).__name__}: {error}"))
+    finally:
+        os._exit(status)
+
+
+def _tell(report: socket.socket, error: SetupError) -> None:
+    """Send a failure to the launcher, over whichever number its socket has by now."""
+    text = f"e {error.step} {error.errno} {error.reason}".encode()
+    for descriptor in (report.fileno(), guest_container.LAUNCHER, 3):
+        try:
+            os.write(descriptor, text)
+        except OSError:
+            continue
+        else:
+            return
