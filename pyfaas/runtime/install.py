@@ -40,7 +40,7 @@ class InstallFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """Which tool installs: paths of uv and pip, and the environment they get."""
+    """Which tool installs: the path of uv's program, or of pip's (or its package directory), and the environment for it."""
 
     env: Mapping[str, str]
     uv: str | None = None
@@ -108,7 +108,7 @@ def without_hashes(lock: str) -> str:
 
 def _uv(tool: Tool, wanted: str, locked: str, target: str, watch: Watch) -> str:
     python = ["--python", sys.executable]
-    wheels = [] if tool.allow_sdist else ["--no-build", "--only-binary", ":all:"]
+    wheels = [] if tool.allow_sdist else ["--only-binary", ":all:"]
     cache = [] if "UV_CACHE_DIR" in tool.env else ["--no-cache"]
     compile_ = ["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "--quiet", "--output-file", locked]
     _run([tool.uv or "uv", *compile_, *python, *wheels, *cache, wanted], tool, watch)
@@ -119,7 +119,7 @@ def _uv(tool: Tool, wanted: str, locked: str, target: str, watch: Watch) -> str:
 
 def _pip(tool: Tool, wanted: str, locked: str, target: str, watch: Watch) -> str:
     pip = str(tool.pip)
-    command = [pip, "-m", "pip"] if os.path.basename(pip).startswith("python") else [pip]
+    command = [sys.executable, pip] if os.path.isdir(pip) else [pip]  # pip's own directory is a program, too
     wheels = [] if tool.allow_sdist else ["--only-binary", ":all:"]
     quiet = ["--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar", "off"]
     found = locked + ".json"

@@ -82,8 +82,8 @@ class Guest:
         """Write main.py, send LOAD, return the answer's kind letter and fields."""
         if source:
             (self.code / "main.py").write_text(textwrap.dedent(source))
-        asked = {"do": "load", "function": "f", "version": "3", "account": "acct", "handler": None, "memory_mib": 128}
-        asked |= {"code": str(self.code), "paths": [str(self.code)], "env": {}, **order}
+        asked: dict[str, Any] = {"do": "load", "function": "f", "version": "3", "account": "acct", "handler": None}
+        asked |= {"memory_mib": 128, "code": str(self.code), "paths": [str(self.code)], "env": {}, **order}
         return self.ask(asked)
 
     def ask(self, asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -266,6 +266,7 @@ def test_tags_are_data() -> None:
     assert tagged.decode({"$bytes": base64.b64encode(b"x").decode()}) == b"x"
     assert tagged.decode([{"$date": "2026-01-02"}]) == [datetime.date(2026, 1, 2)]
     assert tagged.decode({"$bytes": "eA==", "other": 1}) == {"$bytes": "eA==", "other": 1}
+    broken: dict[str, Any]
     for broken in ({"$bytes": 5}, {"$datetime": "x"}, {"$ndarray": {}}):
         with pytest.raises(InvalidEvent):
             tagged.decode(broken)
