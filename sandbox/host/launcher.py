@@ -1,0 +1,266 @@
+"""The launcher as its host holds it: asked over one socket, one packet a question, answers by request number.
+
+`start` executes a launcher (tests, the executor); `adopt` takes the socket of one that a keeper executed. A container
+is believed only after its read-back: what the kernel said of it once it was confined must be exactly what it should be.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sandbox import filters
+from sandbox.errors import LauncherGone, SetupError, VmGone
+from sandbox.host.container import Container
+from sandbox.host.vm import Vm
+from sandbox.launcher.options import LauncherOptions
+from sandbox.spec import Limits, VmSpec
+from sandbox.wire import Kind
+
+_DESCRIPTORS = 32
+_BORN_S = 10.0
+_NOTHING = "0000000000000000"
+EXPECTED: Mapping[str, str] = {
+    "CapInh": _NOTHING,
+    "CapPrm": _NOTHING,
+    "CapEff": _NOTHING,
+    "CapBnd": _NOTHING,
+    "CapAmb": _NOTHING,
+    "NoNewPrivs": "1",
+    "Seccomp": "2",
+    "Groups": "",
+    "Landlock": "1",
+}
+_BOOT = "import sys; sys.path.insert(0, {path!r}); from sandbox.launcher.main import main; main({descriptor}, {path!r})"
+
+
+class Launcher:
+    """One launcher. `on_gone` is called once, when it ended, after all its containers were told."""
+
+    def __init__(self, control: socket.socket, without: tuple[str, ...] = ()) -> None:
+        """Take over a control socket; `without` names layers that were given up and are not expected back."""
+        self.on_gone: Callable[[], None] = lambda: None
+        self.is_gone = False
+        self._control, self._without = control, without
+        self._control.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[str, asyncio.Future[tuple[list[str], list[int]]]] = {}
+        self._numbers = 0
+        self._containers: dict[str, Container] = {}
+        self._early: dict[str, int] = {}  # containers that ended before their answer was taken
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._loop.add_reader(self._control.fileno(), self._readable)
+
+    @classmethod
+    async def start(cls, options: LauncherOptions) -> Launcher:
+        """Execute a launcher and wait until it is ready; raises SetupError."""
+        ours, process = spawn(options)
+        launcher = await cls.adopt(ours, options.without)
+        launcher._process = process  # noqa: SLF001 - our own
+        return launcher
+
+    @classmethod
+    async def adopt(cls, control: socket.socket, without: tuple[str, ...] = ()) -> Launcher:
+        """Take a launcher by its control socket and wait until it is ready; raises SetupError or LauncherGone."""
+        launcher = cls(control, without)
+        await launcher._ready
+        return launcher
+
+    async def close(self) -> None:
+        """Let the launcher end, and every VM with it."""
+        self._lost()
+        if self._process is not None:
+            await self._loop.run_in_executor(None, self._process.wait)
+
+    async def create_vm(self, spec: VmSpec) -> Vm:
+        """Make a VM with one blank in it; raises SetupError naming the step that failed."""
+        limits = spec.limits
+        words = (spec.network.value, str(limits.memory_bytes), str(limits.pids), str(round(limits.cpu * 1000)), str(limits.tmp_bytes))
+        first = await self.blank("vm", *words, limits=limits)
+        return Vm(self, first.vm, spec, first)
+
+    async def blank(self, verb: str, *words: str, limits: Limits) -> Container:
+        """Ask for a container, and believe it only when the kernel says of it what it should."""
+        (vm, key, pid, labels), descriptors = await self._ask(verb, *words)
+        names = [] if labels == "-" else labels.split(",")
+        box = Container(self, vm, key, int(pid), descriptors, names, limits)
+        self._containers[key] = box
+        born: asyncio.Future[bytes] = self._loop.create_future()
+        box.on_packet = lambda packet: born.done() or born.set_result(packet)  # type: ignore[func-returns-value]
+        box.on_end = lambda ending: born.done() or born.set_exception(VmGone(key, ending))  # type: ignore[func-returns-value]
+        if key in self._early:
+            self._exited(key, self._early.pop(key))
+        try:
+            async with asyncio.timeout(_BORN_S):
+                packet = await born
+            self._check(key, packet)
+        except (SetupError, TimeoutError):
+            box.kill()
+            raise
+        box.on_packet, box.on_end = box._unasked, lambda _ending: None  # noqa: SLF001 - a blank again
+        return box
+
+    def _check(self, key: str, packet: bytes) -> None:
+        """Raise SetupError unless the read-back is exactly what confinement makes."""
+        try:
+            told = json.loads(packet[1:]) if packet[:1] == bytes((Kind.BORN,)) else None
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            raise SetupError("read_back", 0, f"{key} did not report")
+        for name, value in EXPECTED.items():
+            if name.lower() in self._without or (name == "Groups" and os.getuid() != 0 and "groups" in self._without):
+                continue
+            if told.get(name) != value and not (name == "Groups" and "65534" in str(told.get(name))):
+                raise SetupError("read_back", 0, f"{name} is {told.get(name)!r} instead of {value!r}")
+
+    async def commit(self, staged: str, store: str, name: str) -> None:
+        """Move a staged directory to its final name; raises SetupError."""
+        await self.ask("commit", staged, store, name)
+
+    async def discard(self, store: str, name: str) -> None:
+        """Remove an entry of a store; raises SetupError."""
+        await self.ask("discard", store, name)
+
+    # ---- asking
+
+    async def ask(self, verb: str, *words: str) -> list[str]:
+        """Ask something that needs no descriptors back; raises SetupError or LauncherGone."""
+        told, descriptors = await self._ask(verb, *words)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return told
+
+    def tell(self, verb: str, *words: str) -> None:
+        """Ask something whose answer does not matter."""
+        if not self.is_gone:
+            self._numbers += 1
+            try:
+                self._control.send(" ".join((str(self._numbers), verb, *words)).encode())
+            except OSError:
+                self._loop.call_soon(self._lost)
+
+    async def _ask(self, verb: str, *words: str) -> tuple[list[str], list[int]]:
+        if self.is_gone:
+            raise LauncherGone("the launcher has ended")
+        self._numbers += 1
+        number = str(self._numbers)
+        answer = self._asked[number] = self._loop.create_future()
+        text = " ".join((number, verb, *words)).encode()
+        while True:
+            try:
+                self._control.send(text)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+            except OSError:
+                self._lost()
+                break
+        try:
+            return await answer
+        finally:
+            self._asked.pop(number, None)
+
+    def _readable(self) -> None:
+        for _ in range(64):
+            try:
+                text, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(_DESCRIPTORS * 4))
+            except BlockingIOError:
+                return
+            except OSError:
+                text, ancillary = b"", []
+            if not text:
+                self._lost()
+                return
+            self._take(text.decode("utf-8", "replace"), _descriptors(ancillary))
+
+    def _take(self, text: str, descriptors: list[int]) -> None:
+        number, verdict, *words = text.split(" ")
+        if number == "0":
+            self._event(verdict, words)
+            return
+        answer = self._asked.get(number)
+        if answer is None or answer.done():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif verdict == "ok":
+            answer.set_result((words, descriptors))
+        else:
+            answer.set_exception(SetupError(words[0], int(words[1]), " ".join(words[2:])))
+
+    def _event(self, verdict: str, words: list[str]) -> None:
+        if verdict == "exit":
+            self._exited(words[1], int(words[2]))
+        elif verdict == "ready" and not self._ready.done():
+            self._ready.set_result(None)
+        elif verdict == "failed" and not self._ready.done():
+            self._ready.set_exception(SetupError(words[0], int(words[1]), " ".join(words[2:])))
+
+    def _exited(self, key: str, status: int) -> None:
+        box = self._containers.pop(key, None)
+        if box is None:
+            self._early[key] = status
+        else:
+            box.ended(status)
+
+    def _lost(self) -> None:
+        if self.is_gone:
+            return
+        self.is_gone = True
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        gone = LauncherGone("the launcher has ended")
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(gone)
+        if not self._ready.done():
+            self._ready.set_exception(gone)
+        for box in list(self._containers.values()):
+            box.ended(None)
+        self._containers.clear()
+        self.on_gone()
+
+
+def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Execute a launcher; returns our end of its control socket, and the process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    plain, network = (_memory(filters.build(network=is_network)) for is_network in (False, True))
+    told = replace(options, control=theirs.fileno(), plain_filter=plain, network_filter=network)
+    descriptor = _memory(told.encode())
+    path = str(Path(__file__).resolve().parents[2])
+    boot = _BOOT.format(path=path, descriptor=descriptor)
+    passed = [theirs.fileno(), plain, network, descriptor, *([options.life] if options.life >= 0 else [])]
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", boot, "pyfaas-launcher"], pass_fds=passed, stdin=subprocess.DEVNULL)  # noqa: S603
+    theirs.close()
+    for opened in (plain, network, descriptor):
+        os.close(opened)
+    return ours, process
+
+
+def temporary_root() -> str:
+    """Return an empty directory for a launcher's `root`."""
+    return tempfile.mkdtemp(prefix="pyfaas-root-")
+
+
+def _memory(content: bytes) -> int:
+    descriptor = os.memfd_create("pyfaas", 0)
+    os.write(descriptor, content)
+    return descriptor
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(raw[: len(raw) - len(raw) % found.itemsize])
+    return list(found)

@@ -1,0 +1,36 @@
+"""A VM as its host holds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandbox.host.container import Container
+from sandbox.spec import VmSpec
+
+if TYPE_CHECKING:
+    from sandbox.host.launcher import Launcher
+
+
+class Vm:
+    """A confined process tree; `first` is the blank that it was made with."""
+
+    def __init__(self, launcher: Launcher, key: str, spec: VmSpec, first: Container) -> None:
+        """Hold what the launcher made."""
+        self.id, self.spec, self.first = key, spec, first
+        self._launcher = launcher
+
+    def __repr__(self) -> str:
+        """Show what it is."""
+        return f"<Vm {self.id} {self.spec.network}>"
+
+    async def fork(self) -> Container:
+        """Fork another blank into the VM; raises SetupError, or VmGone."""
+        return await self._launcher.blank("fork", self.id, limits=self.spec.limits)
+
+    async def stage(self, name: str) -> None:
+        """Make a directory in the staging store that this VM's code may write."""
+        await self._launcher.ask("stage", self.id, name)
+
+    async def destroy(self) -> None:
+        """End the VM and everything in it."""
+        await self._launcher.ask("destroy", self.id)
