@@ -1,0 +1,394 @@
+"""The SDK's asynchronous client: one method for each thing that the server can be asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from pyfaas.client import tagged
+from pyfaas.client.errors import WaitTimeout, from_outcome, from_problem
+from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
+from pyfaas.client.packing import Package, pack
+from pyfaas.client.profile import locate
+from pyfaas.model import JobState
+
+NDJSON = "application/x-ndjson"
+_POLL_S = 30.0
+_FOLLOW_S = 0.5
+_PAGE = 1000
+_SETTLED = frozenset({"ready", "failed"})
+
+
+class AsyncClient:
+    """Talks to one server as one account. Every method raises `pyfaas.Error`; waiting too long is TimeoutError."""
+
+    def __init__(self, url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> None:
+        """Find server and token as the CLI does, unless they are given."""
+        if transport is None:
+            endpoint = locate(url, token)
+            transport = HttpTransport(endpoint.url, endpoint.token)
+        self._transport = transport
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    # ---- publishing
+
+    async def deploy(
+        self,
+        /,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        requirements: str | Path | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+        **config: Any,
+    ) -> dict[str, Any]:
+        """Publish a directory, a Python file or a zip, and wait until its version is ready or failed.
+
+        `config` has pyfaas.toml's keys (its `timeout` is given in a file: here it bounds the wait, in seconds). Returns
+        the version; a failed one is returned, not raised. Raises InvalidRequest, or TimeoutError when the wait is over.
+        """
+        found = await asyncio.to_thread(
+            pack, Path(path), name=name, overrides=config, requirements=Path(requirements) if requirements else None
+        )
+        published = await self.publish(found)
+        return await self.wait_version(found.name, published["version"], timeout=timeout) if wait else published
+
+    async def publish(self, package: Package) -> dict[str, Any]:
+        """Send a package; returns {function, version, state, changed} as soon as it is kept."""
+        config = json.dumps(dict(package.config)).encode()
+        form = {"config": ("application/json", config), "code": ("application/zip", package.bundle)}
+        return await self._json(Call(method="PUT", path=_function(package.name), form=form))
+
+    async def wait_version(self, name: str, version: int, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
+        """Wait until a version is failed, or ready and cut over; raises TimeoutError after `timeout` seconds."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + timeout if timeout is not None else None
+        while True:
+            wait = _POLL_S if until is None else min(_POLL_S, max(0.0, until - clock()))
+            shown = await self._get(f"{_function(name)}/versions/{version}", wait=f"{wait:g}")
+            # An answer before the wait was over means that it is settled, cut over included.
+            if shown["state"] in _SETTLED:
+                return shown
+            if until is not None and clock() >= until:
+                raise _waited(f"{name}:{version} is still {shown['state']}", "its preparation goes on")
+
+    # ---- running
+
+    async def invoke(
+        self,
+        name: str,
+        event: Any = None,
+        *,
+        qualifier: str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server's, sent with the call
+        stale: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Run a function and return its result; a generator's items come as a list.
+
+        `timeout` is in seconds and only shortens the function's own. Raises FunctionError when the run failed, Throttled,
+        NotFound, NotAllowed, InvalidRequest, ServerError.
+        """
+        sent = call_headers(timeout=timeout, stale=stale, headers=headers)
+        async with self.open(name, event, qualifier=qualifier, headers=sent) as reply:
+            if reply.kind == NDJSON:
+                return [item async for item in items(reply)]
+            body = await reply.read()
+            return tagged.loads(body) if reply.kind.endswith("json") else body
+
+    async def stream(
+        self,
+        name: str,
+        event: Any = None,
+        *,
+        qualifier: str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server's, sent with the call
+        stale: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Any]:
+        """Run a generator and yield its items as they come; leaving the loop closes the generator."""
+        sent = call_headers(timeout=timeout, stale=stale, headers=headers)
+        async with self.open(name, event, qualifier=qualifier, headers=sent) as reply:
+            async for item in items(reply):
+                yield item
+
+    def open(
+        self, name: str, event: Any = None, *, qualifier: str | int | None = None, headers: Mapping[str, str] | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Reply]:
+        """Run a function and enter the answer with its headers; bytes travel as they are, anything else as JSON."""
+        return self._transport.exchange(invocation(name, event, qualifier=qualifier, headers=headers))
+
+    async def spawn(
+        self,
+        name: str,
+        event: Any = None,
+        *,
+        qualifier: str | int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Queue a run, durable when this returns; returns {id, state}."""
+        return await self._json(
+            invocation(name, event, qualifier=qualifier, headers={"Prefer": "respond-async", **(headers or {})})
+        )
+
+    # ---- asynchronous work
+
+    async def job(self, job_id: str, *, wait: float = 0.0) -> dict[str, Any]:
+        """Show an asynchronous invocation, once it ended or after `wait` seconds."""
+        return await self._get(f"/v1/invocations/{quote(job_id, safe='')}", wait=f"{wait:g}" if wait else None)
+
+    async def wait(self, job_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
+        """Return an asynchronous invocation once it ended; raises TimeoutError after `timeout` seconds."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + timeout if timeout is not None else None
+        while True:
+            wait = _POLL_S if until is None else min(_POLL_S, max(0.0, until - clock()))
+            shown = await self.job(job_id, wait=wait)
+            if JobState(shown["state"]).is_terminal:
+                return shown
+            if until is not None and clock() >= until:
+                raise _waited(f"{job_id} is still {shown['state']}", "it goes on")
+
+    async def get(self, job_id: str, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the SDK's word
+        """Return an asynchronous invocation's result; raises FunctionError when it failed, TimeoutError after `timeout`."""
+        return job_result(await self.wait(job_id, timeout=timeout))
+
+    async def jobs(self, *, state: str | None = None) -> list[dict[str, Any]]:
+        """List asynchronous invocations, newest page first as the server orders them."""
+        return await self._pages("/v1/invocations", state=state)
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel an asynchronous invocation; one that ended is shown unchanged."""
+        return await self._json(json_call("DELETE", f"/v1/invocations/{quote(job_id, safe='')}"))
+
+    async def replay(self, job_id: str, event: bytes | None = None) -> dict[str, Any]:
+        """Run an asynchronous invocation again, with the same or another body; returns {id, state, replay_of}."""
+        headers = {"Content-Type": "application/json"} if event is not None else {}
+        path = f"/v1/invocations/{quote(job_id, safe='')}/replay"
+        return await self._json(Call(method="POST", path=path, body=event, headers=headers))
+
+    async def logs(
+        self,
+        name: str,
+        *,
+        version: str | int | None = None,
+        invocation: str | None = None,
+        since: float | None = None,
+        build: bool = False,
+        follow: bool = False,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield log lines in order; with `follow` until the caller leaves. `since` is in seconds since the epoch."""
+        query = {
+            "version": version,
+            "invocation": invocation,
+            "since": since,
+            "build": "true" if build else None,
+            "follow": "true" if follow else None,
+        }
+        call = json_call("GET", f"{_function(name)}/logs", query=query)
+        async with self._transport.exchange(call) as reply:
+            async for line in reply.lines():
+                yield json.loads(line)
+
+    # ---- looking and changing
+
+    async def functions(self) -> list[dict[str, Any]]:
+        """List the account's functions."""
+        return await self._pages("/v1/functions")
+
+    async def function(self, name: str) -> dict[str, Any]:
+        """Show a function."""
+        return await self._get(_function(name))
+
+    async def versions(self, name: str) -> list[dict[str, Any]]:
+        """List a function's versions."""
+        return await self._pages(f"{_function(name)}/versions")
+
+    async def version(self, name: str, version: int) -> dict[str, Any]:
+        """Show a version."""
+        return await self._get(f"{_function(name)}/versions/{version}")
+
+    async def remove(self, name: str, version: int | None = None) -> None:
+        """Remove a function, or one of its versions."""
+        await self._done(json_call("DELETE", _function(name) + (f"/versions/{version}" if version is not None else "")))
+
+    async def rollback(self, name: str, pointer: str | None = None) -> dict[str, Any]:
+        """Move `latest` or a release alias back to its previous ready version."""
+        document = {"pointer": pointer} if pointer else {}
+        return await self._json(json_call("POST", f"{_function(name)}/rollback", document))
+
+    async def aliases(self, name: str) -> dict[str, Any]:
+        """Show a function's release aliases by name."""
+        shown: dict[str, Any] = (await self.function(name)).get("aliases") or {}
+        return shown
+
+    async def set_alias(
+        self, name: str, alias: str, version: int, weights: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Point a release alias at a version, with whole percents for others."""
+        document = {"version": version, "weights": {str(key): value for key, value in (weights or {}).items()}}
+        return await self._json(json_call("PUT", f"{_function(name)}/aliases/{quote(alias, safe='')}", document))
+
+    async def remove_alias(self, name: str, alias: str) -> None:
+        """Remove a release alias."""
+        await self._done(json_call("DELETE", f"{_function(name)}/aliases/{quote(alias, safe='')}"))
+
+    # ---- accounts
+
+    async def whoami(self) -> dict[str, Any]:
+        """Show {account, id, scopes, expires} of the token."""
+        return await self._get("/v1/whoami")
+
+    async def accounts(self) -> list[dict[str, Any]]:
+        """List the accounts that the token may see."""
+        return await self._pages("/v1/accounts")
+
+    async def create_account(self, name: str, *, network: bool = True) -> dict[str, Any]:
+        """Create an account; returns {account, id, token}, the token this once."""
+        return await self._json(json_call("POST", "/v1/accounts", {"name": name, "network": network}))
+
+    async def remove_account(self, name: str) -> None:
+        """Remove an account with all that is its own."""
+        await self._done(json_call("DELETE", f"/v1/accounts/{quote(name, safe='')}"))
+
+    async def tokens(self) -> list[dict[str, Any]]:
+        """List the account's tokens, without their text."""
+        return await self._pages("/v1/tokens")
+
+    async def create_token(
+        self,
+        *,
+        scopes: list[str] | None = None,
+        expires: float | None = None,
+        label: str = "",
+        account: str | None = None,
+    ) -> dict[str, Any]:
+        """Create a token; its text is shown this once. `expires` is in seconds since the epoch."""
+        wanted = {"scopes": scopes, "expires": expires, "label": label or None, "account": account}
+        document = {key: value for key, value in wanted.items() if value is not None}
+        return await self._json(json_call("POST", "/v1/tokens", document))
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Revoke a token at once."""
+        await self._done(json_call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}"))
+
+    async def rotate_admin(self) -> dict[str, Any]:
+        """Replace the admin's token, also in the server's data directory."""
+        return await self._json(json_call("POST", "/v1/tokens/rotate-admin"))
+
+    # ---- operating
+
+    async def fleet(self) -> dict[str, Any]:
+        """Show VMs, containers and fleets."""
+        return await self._get("/v1/fleets")
+
+    async def usage(self, *, since: float | None = None, until: float | None = None) -> list[dict[str, Any]]:
+        """List usage rows; times are seconds since the epoch."""
+        return await self._pages("/v1/usage", since=since, until=until)
+
+    async def limits(self) -> dict[str, Any]:
+        """Show every limit as {name: {value, unit, key}}."""
+        return await self._get("/v1/limits")
+
+    # ---- inside
+
+    async def _json(self, call: Call) -> dict[str, Any]:
+        async with self._transport.exchange(call) as reply:
+            parsed: dict[str, Any] = json.loads(await reply.read())
+            return parsed
+
+    async def _get(self, path: str, **query: Any) -> dict[str, Any]:
+        return await self._json(json_call("GET", path, query=query))
+
+    async def _done(self, call: Call) -> None:
+        async with self._transport.exchange(call) as reply:
+            await reply.read()
+
+    async def _pages(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while True:
+            page = await self._get(path, limit=_PAGE, after=after, **query)
+            found += page["items"]
+            after = page.get("next")
+            if not after:
+                return found
+
+
+def invocation(
+    name: str, event: Any = None, *, qualifier: str | int | None = None, headers: Mapping[str, str] | None = None
+) -> Call:
+    """Return the call that runs a function."""
+    sent = dict(headers or {})
+    if isinstance(event, bytes | bytearray | memoryview):
+        body = bytes(event)
+        sent.setdefault("Content-Type", "application/octet-stream")
+    else:
+        body = tagged.dumps({} if event is None else event)
+        sent.setdefault("Content-Type", "application/json")
+    query = {"qualifier": str(qualifier)} if qualifier is not None else {}
+    return Call(method="POST", path=f"{_function(name)}/invoke", query=query, headers=sent, body=body)
+
+
+def call_headers(
+    *, timeout: float | None = None, stale: str | None = None, headers: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the headers of a call whose caller stays: leaving cancels the run."""
+    sent = {"Pyfaas-On-Disconnect": "cancel", **(headers or {})}
+    if timeout is not None:
+        sent["Pyfaas-Timeout"] = f"{max(1, round(timeout * 1000))}ms"
+    if stale is not None:
+        sent["Pyfaas-Stale"] = stale
+    return sent
+
+
+async def items(reply: Reply) -> AsyncIterator[Any]:
+    """Yield what a stream carries: JSON values, or pieces of bytes; raises what an `$error` line says."""
+    if reply.kind != NDJSON:
+        if reply.kind.endswith("json"):  # a plain function: one item
+            yield tagged.loads(await reply.read())
+            return
+        async for piece in reply.pieces():
+            yield piece
+        return
+    async for line in reply.lines():
+        value = json.loads(line)
+        if isinstance(value, dict) and value.keys() == {"$error"} and isinstance(value["$error"], dict):
+            raise from_problem(value["$error"])
+        yield tagged.decode(value)
+
+
+def job_result(shown: Mapping[str, Any]) -> Any:
+    """Return the result of an ended invocation; raises FunctionError when it failed."""
+    if shown["state"] == JobState.SUCCEEDED.value:
+        return tagged.decode(shown.get("result"))
+    outcome = "timeout" if shown["state"] == JobState.EXPIRED.value else shown.get("outcome") or str(shown["state"])
+    error = shown.get("error")
+    document = error if isinstance(error, dict) else {"detail": error or f"the invocation ended as {shown['state']}"}
+    raise from_outcome(str(outcome), document, invocation_id=str(shown.get("id") or ""))
+
+
+def _function(name: str) -> str:
+    return f"/v1/functions/{quote(name, safe='')}"
+
+
+def _waited(message: str, hint: str) -> WaitTimeout:
+    return WaitTimeout(message, problem={"code": "timeout", "fault": "caller", "detail": message, "hint": hint})

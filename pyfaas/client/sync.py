@@ -1,0 +1,131 @@
+"""The SDK's plain client: the asynchronous one, on a loop of its own in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from pyfaas.client.aio import AsyncClient
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Portal:
+    """A running loop in a daemon thread that other threads may use."""
+
+    def __init__(self) -> None:
+        """Start the thread."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pyfaas-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine to its result; an interrupted wait cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except (KeyboardInterrupt, CancelledError):
+            future.cancel()
+            raise
+
+    def iterate(self, source: AsyncIterator[R]) -> Iterator[R]:
+        """Yield what an asynchronous iterator yields; leaving early closes it."""
+        try:
+            while True:
+                try:
+                    yield self.run(_next(source))
+                except StopAsyncIteration:
+                    return
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                self.run(close())
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(source: AsyncIterator[R]) -> R:
+    return await anext(source)
+
+
+def _blocking(method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Client, P], R]:
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.portal.run(method(self.inner, *args, **kwargs))
+
+    call.__doc__, call.__name__ = method.__doc__, method.__name__
+    return call
+
+
+def _iterating(method: Callable[Concatenate[AsyncClient, P], AsyncIterator[R]]) -> Callable[Concatenate[Client, P], Iterator[R]]:
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        return self.portal.iterate(method(self.inner, *args, **kwargs))
+
+    call.__doc__, call.__name__ = method.__doc__, method.__name__
+    return call
+
+
+class Client:
+    """Talks to one server as one account, blocking; the methods are AsyncClient's."""
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        """Find server and token as the CLI does, unless they are given."""
+        self.inner = AsyncClient(url, token)
+        self.portal = Portal()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections and end the thread."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        self.portal.run(self.inner.close())
+        self.portal.close()
+
+    deploy = _blocking(AsyncClient.deploy)
+    publish = _blocking(AsyncClient.publish)
+    wait_version = _blocking(AsyncClient.wait_version)
+    invoke = _blocking(AsyncClient.invoke)
+    stream = _iterating(AsyncClient.stream)
+    spawn = _blocking(AsyncClient.spawn)
+    job = _blocking(AsyncClient.job)
+    wait = _blocking(AsyncClient.wait)
+    get = _blocking(AsyncClient.get)
+    jobs = _blocking(AsyncClient.jobs)
+    cancel = _blocking(AsyncClient.cancel)
+    replay = _blocking(AsyncClient.replay)
+    logs = _iterating(AsyncClient.logs)
+    functions = _blocking(AsyncClient.functions)
+    function = _blocking(AsyncClient.function)
+    versions = _blocking(AsyncClient.versions)
+    version = _blocking(AsyncClient.version)
+    remove = _blocking(AsyncClient.remove)
+    rollback = _blocking(AsyncClient.rollback)
+    aliases = _blocking(AsyncClient.aliases)
+    set_alias = _blocking(AsyncClient.set_alias)
+    remove_alias = _blocking(AsyncClient.remove_alias)
+    whoami = _blocking(AsyncClient.whoami)
+    accounts = _blocking(AsyncClient.accounts)
+    create_account = _blocking(AsyncClient.create_account)
+    remove_account = _blocking(AsyncClient.remove_account)
+    tokens = _blocking(AsyncClient.tokens)
+    create_token = _blocking(AsyncClient.create_token)
+    revoke_token = _blocking(AsyncClient.revoke_token)
+    rotate_admin = _blocking(AsyncClient.rotate_admin)
+    fleet = _blocking(AsyncClient.fleet)
+    usage = _blocking(AsyncClient.usage)
+    limits = _blocking(AsyncClient.limits)
