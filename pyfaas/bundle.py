@@ -153,7 +153,8 @@ def _check_layout(archive: ZipFile, infos: Sequence[ZipInfo]) -> None:
     end = 0
     for info in sorted(infos, key=lambda each: each.header_offset):
         if info.header_offset < end or (end == 0 and info.header_offset != 0):
-            raise BundleError("invalid_bundle", f"{info.orig_filename!r} overlaps another entry or follows foreign data")
+            message = f"{info.orig_filename!r} overlaps another entry or follows foreign data"
+            raise BundleError("invalid_bundle", message)
         end = info.header_offset + _LOCAL_HEADER + len(info.orig_filename) + info.compress_size
     if end > archive.start_dir:
         raise BundleError("invalid_bundle", "an entry reaches into the archive's directory")

@@ -33,4 +33,3 @@ class Aio:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end and return what it returns."""
         return self.loop.run_until_complete(coroutine)
-

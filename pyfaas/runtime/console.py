@@ -39,13 +39,17 @@ class Console:
         sys.__stdout__, sys.__stderr__ = stdout, stderr  # type: ignore[misc]
         self._flush_out, self._flush_err = stdout.flush, stderr.flush
 
-    def take(self) -> tuple[bytes, bytes]:
-        """Return what was written to fd 1 and fd 2 since the last time, cut at `log_bytes` with a mark."""
+    def flush(self) -> None:
+        """Put what Python still holds into the pipes."""
         try:
             self._flush_out()
             self._flush_err()
         except (ValueError, OSError):  # the code closed sys.stdout, or fd 1 itself
             self.open()
+
+    def take(self) -> tuple[bytes, bytes]:
+        """Return what was written to fd 1 and fd 2 since the last time, cut at `log_bytes` with a mark."""
+        self.flush()
         count = self._count
         out = err = b""
         try:

@@ -3,7 +3,7 @@
 Theory of operation. Runs in the confined process, single-threaded unless the tenant starts threads,
 with no right but to read its code, write /tmp and talk over one channel. `serve` waits for LOAD,
 answers LOADED or FAILED, then turns each CALL into exactly one ANSWER (HEAD and ITEMs before it for a
-stream). The warm way of a small JSON event is written out in `answer_calls`, as few operations as it can be:
+stream). The warm way of a small JSON event is written out in `_loop`, as few operations as it can be:
 unpack, scan, call, encode, two FIONREADs, send. Whatever is unusual (flags, PARTs, a deadline passed,
 an exception, a result that is not plain JSON) leaves that way for `Answering`.
 
@@ -60,7 +60,8 @@ class Container:
     def __init__(self, channel: socket.socket, console: Console) -> None:
         """Take the channel and the console; nothing is read yet."""
         self._channel, self._console = channel, console
-        self._inbox = Inbox(channel)
+        self._inbox, self._pid = Inbox(channel), os.getpid()
+        self._pending = b""  # the id of the call that is being answered
 
     def run(self) -> None:
         """Wait for LOAD, act on it, then answer calls until the host leaves."""
@@ -102,16 +103,39 @@ class Container:
         self.answer_calls(order, answering)
 
     def _send(self, kind: Kind, fields: dict[str, Any]) -> None:
+        self._console.flush()  # what the import printed
         self._channel.send(wire.packet(kind, json.dumps(fields, default=repr).encode()))
 
     def answer_calls(self, order: loader.Order, answering: Answering) -> None:
         """Answer calls of a loaded version until the host leaves."""
+        while True:
+            try:
+                self._loop(order, answering)
+            except OSError:  # the channel is gone
+                if os.getpid() != self._pid:
+                    os._exit(0)  # a forked child that returned from the handler: what follows is not its business
+                return
+            except BaseException as error:  # noqa: BLE001 -- a tenant's signal handler raised in our own code
+                self._answer_late(error)
+            else:
+                return
+
+    def _answer_late(self, error: BaseException) -> None:
+        """Answer the call whose answer an exception from outside the handler prevented."""
+        call_id, self._pending = self._pending, b""
+        if call_id:
+            ended = outcome.raised(error)
+            for packet in wire.answer_packets(ended.status, call_id, 0, b"", b"", ended.body):
+                self._channel.send(packet)
+
+    def _loop(self, order: loader.Order, answering: Answering) -> None:  # noqa: C901, PLR0912 -- written out for speed
         bound, assignment, output_bytes = answering.bound, order.assignment, order.output_bytes
         quick = bound.shape is shapes.Shape.EVENT and not bound.asynchronous and not bound.generator
         recv, send, kept, take = self._channel.recv, self._channel.send, self._inbox.kept, self._console.take
         unpack, pack, head, room = _CALL.unpack_from, _ANSWER.pack, _CALL.size, wire.MAX_PACKET - _ANSWER.size
         scan, chunks, join, handler = codec.scan, codec.chunks_plain, "".join, bound.call
-        now, clock, environb, most, call_kind = time.time, time.perf_counter_ns, os.environb, wire.MAX_PACKET, int(Kind.CALL)
+        now, clock, environb = time.time, time.perf_counter_ns, os.environb
+        most, call_kind = wire.MAX_PACKET, int(Kind.CALL)
         while True:
             packet = kept.popleft() if kept else recv(most)
             if not packet:
@@ -121,7 +145,7 @@ class Container:
             started = clock()
             _, flags, call_id, deadline, meta_length, length = unpack(packet)
             start = head + meta_length
-            environb[_INVOCATION] = call_id
+            environb[_INVOCATION] = self._pending = call_id
             ended = None
             if quick and not flags and len(packet) - start == length and now() < deadline:
                 try:
@@ -156,4 +180,5 @@ class Container:
             else:
                 for each in wire.answer_packets(status, call_id, micros, out, err, body):
                     send(each)
+            self._pending = b""
             del packet, body, out, err, ended  # idle memory: nothing of a call is kept until the next one

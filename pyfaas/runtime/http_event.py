@@ -16,7 +16,13 @@ from pyfaas.runtime import codec, http_answer
 from pyfaas.runtime.codec import InvalidResult
 from pyfaas.runtime.outcome import Ended
 
-_TEXT_TYPES = ("text/", "application/json", "application/javascript", "application/xml", "application/x-www-form-urlencoded")
+_TEXT_TYPES = (
+    "text/",
+    "application/json",
+    "application/javascript",
+    "application/xml",
+    "application/x-www-form-urlencoded",
+)
 _JSON = ("content-type", "application/json")
 
 
@@ -144,5 +150,3 @@ def _query_text(http: Mapping[str, Any]) -> str:
 
 def _host(client: Any) -> str:
     return str(client[0] if isinstance(client, list | tuple) and client else client or "")
-
-

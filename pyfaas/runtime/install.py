@@ -2,9 +2,9 @@
 
 Theory of operation. A requirement here is a name with versions, extras and markers, never an option, a path or
 a URL: where packages come from is the operator's choice (indexes, find-links, certificates arrive in the
-tool's environment), and the tool runs with the host's network. Both steps are run with the interpreter that will import
-the packages; wheels only, unless source distributions are allowed. A tool's output is passed on to fd 1 as it comes and its end is
-kept for the failure. While a tool runs the size of its target is looked at every second.
+tool's environment), and the tool runs with the host's network. Both steps use the interpreter that will import
+the packages; wheels only, unless source distributions are allowed. A tool's output is passed on to fd 1 as
+it comes, and its end is kept for the failure. While a tool runs the size of its target is looked at every second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from pyfaas.runtime import tree
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[A-Za-z0-9._,\s-]*\])?\s*[^@/\\]*")
 _HASH = re.compile(r"\s--hash=[a-z0-9]+:[0-9a-f]+")
-_PASSING = re.compile(r"(?i)connection|timed out|dns error|error sending request|temporary failure|50[234]|failed to fetch")
+_PASSING = re.compile(
+    r"(?i)connection|timed out|dns error|error sending request|temporary failure|50[234]|failed to fetch"
+)
 _TAIL = 8192  # bytes
 _LINES = 4  # of the tail, in the message
 
@@ -40,7 +42,7 @@ class InstallFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """Which tool installs: the path of uv's program, or of pip's (or its package directory), and the environment for it."""
+    """Which tool installs: the path of uv's program, or of pip's or its package directory; and its environment."""
 
     env: Mapping[str, str]
     uv: str | None = None
@@ -95,7 +97,9 @@ def checked(requirements: Sequence[str]) -> list[str]:
         if not line:
             continue
         if not _REQUIREMENT.fullmatch(_HASH.sub("", " " + line).strip()):
-            message = f"{line[:200]!r} is no requirement that is taken: options, paths and URLs are not; indexes are set on the server"
+            message = (
+                f"{line[:200]!r} is no requirement that is taken: no options, paths or URLs; indexes are the server's"
+            )
             raise InstallFailed("requirements_failed", message)
         kept.append(line)
     return kept
@@ -110,7 +114,16 @@ def _uv(tool: Tool, wanted: str, locked: str, target: str, watch: Watch) -> str:
     python = ["--python", sys.executable]
     wheels = [] if tool.allow_sdist else ["--only-binary", ":all:"]
     cache = [] if "UV_CACHE_DIR" in tool.env else ["--no-cache"]
-    compile_ = ["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "--quiet", "--output-file", locked]
+    compile_ = [
+        "pip",
+        "compile",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--quiet",
+        "--output-file",
+        locked,
+    ]
     _run([tool.uv or "uv", *compile_, *python, *wheels, *cache, wanted], tool, watch)
     into = ["pip", "install", "--no-deps", "--link-mode", "copy", "--target", target]
     _run([tool.uv or "uv", *into, *python, *wheels, *cache, "-r", locked], tool, watch)

@@ -133,7 +133,7 @@ def standard_library() -> list[str]:
     return [
         path
         for path in sys.path
-        if path == home or path.startswith(home + os.sep) and "-packages" not in path or path.endswith(".zip")
+        if path == home or (path.startswith(home + os.sep) and "-packages" not in path) or path.endswith(".zip")
     ]
 
 
@@ -196,8 +196,8 @@ def _default_attribute(module: ModuleType) -> str:
     if len(public) == 1:
         return public[0]
     raise _no_handler(
-        f"module {module.__name__!r} has no 'handler', no 'app' and {len(public) or 'no'} public functions{_offer(module)}"
-        "; name one as module:function"
+        f"module {module.__name__!r} has no 'handler', no 'app' and {len(public) or 'no'} public functions"
+        f"{_offer(module)}; name one as module:function"
     )
 
 

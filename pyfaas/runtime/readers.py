@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import collections.abc as abc
 import dataclasses
 import datetime
 import enum
@@ -12,6 +11,7 @@ import functools
 import inspect
 import types
 import typing
+from collections import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -260,7 +260,8 @@ def _dataclass_reader(kind: Any) -> Reader:
 def _typed_dict_reader(kind: Any) -> Reader:
     # __required_keys__ is wrong where annotations are text (`from __future__ import annotations`): the hints decide.
     try:
-        marks = {name: typing.get_origin(hint) for name, hint in typing.get_type_hints(kind, include_extras=True).items()}
+        extras = typing.get_type_hints(kind, include_extras=True)
+        marks = {name: typing.get_origin(hint) for name, hint in extras.items()}
     except NameError:
         marks = {}
     fields = {}

@@ -79,9 +79,7 @@ def bind(handler: Callable[..., Any], shape: Shape | None = None) -> Bound:
             signature=convention.schema(),
         )
     call: Call = handler if found is Shape.ASGI else _event_call(handler)
-    return Bound(
-        shape=found, call=call, asynchronous=asynchronous, generator=generator, encode=codec.encode_plain
-    )
+    return Bound(shape=found, call=call, asynchronous=asynchronous, generator=generator, encode=codec.encode_plain)
 
 
 def _event_call(handler: Callable[..., Any]) -> Call:

@@ -129,7 +129,7 @@ class Convention:
             args, kwargs = event.get("$args", []), event.get("$kwargs", {})
             if not isinstance(args, list) or not isinstance(kwargs, dict):
                 raise InvalidEvent("$args must be an array and $kwargs an object")
-            return [tagged.decode(value) for value in args], {key: tagged.decode(value) for key, value in kwargs.items()}
+            return tagged.decode(args), {key: tagged.decode(value) for key, value in kwargs.items()}
         return [], {key: tagged.decode(value) for key, value in event.items()}
 
     def _read_positional(self, given: list[Any], problems: list[str]) -> list[Any]:

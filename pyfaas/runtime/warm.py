@@ -1,9 +1,10 @@
 """Run the container's own code once before the launcher freezes its memory.
 
-Theory of operation. Every child shares the launcher's pages until it writes to them or needs something new. A first call
-that decodes, calls, encodes, fails and reports touches what the tenants' first calls will touch: caches of
-`re`, `traceback` and `linecache`, specialised byte code, interned strings. The handlers are ours and harmless, nothing is loaded
-from a disk, and what a container changes about its process (console, environment) is put back.
+Theory of operation. Every child shares the launcher's pages until it writes to them or needs something new. A
+first call that decodes, calls, encodes, fails and reports touches what the tenants' first calls will touch:
+caches of `re`, `traceback` and `linecache`, specialised byte code, interned strings. The handlers are ours and
+harmless, nothing is loaded from a disk, and what a container changes about its process (console, environment)
+is put back.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from sandbox.wire import Flag
 
 _ID = b"0" * wire.ID_BYTES
 _BODY = b'{"text":"a","number":1.5,"list":[1,null,true],"nested":{"a":"b"}}'
+_META = b'{"http":{"method":"POST","path":"/","headers":[["content-type","text/plain"]]}}'
 _ROUNDS = 16  # CPython specialises byte code after a few runs
 
 
 def warm() -> None:
-    """Run good and failing calls of harmless handlers through the loop; leaves no descriptor, module or variable behind."""
+    """Run good and failing calls of harmless handlers through the loop; leaves nothing behind."""
     kept, environment = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), dict(os.environ)
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
@@ -56,7 +58,7 @@ def _rounds(handler: Any, console: Console) -> None:
         answering = Answering(order, shapes.bind(handler), Inbox(far))
         deadline = time.time() + 60.0
         for flags in (0, Flag.HTTP):
-            meta = b"" if not flags else b'{"http":{"method":"POST","path":"/","headers":[["content-type","text/plain"]]}}'
+            meta = _META if flags else b""
             for _ in range(_ROUNDS):
                 near.send(wire.call_packets(flags, _ID, deadline, meta, _BODY)[0])
         near.shutdown(socket.SHUT_WR)

@@ -22,19 +22,24 @@ from pyfaas.runtime import install
 from .conftest import Guest
 from .test_bundle import packed
 
+_SHOW = "import sys; sys.path.insert(0, sys.argv[1]); import outer_thing; print(outer_thing.VERSION)"
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 
 
 def build(guest: Guest, out: Path, **order: Any) -> tuple[str, dict[str, Any]]:
     """Run one build into a new directory."""
     out.mkdir()
-    return guest.ask({"do": "build", "out": str(out), "requirements": None, "environment_only": False, "tool": {}, **order})
+    return guest.ask(
+        {"do": "build", "out": str(out), "requirements": None, "environment_only": False, "tool": {}, **order}
+    )
 
 
 def wheel(directory: Path, name: str, version: str, requires: str = "") -> None:
     """Write a wheel with one module and one native-looking executable."""
     info = f"{name}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + (f"Requires-Dist: {requires}\n" if requires else "")
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + (
+        f"Requires-Dist: {requires}\n" if requires else ""
+    )
     files = {
         f"{name}/__init__.py": f"VERSION = {version!r}\n",
         f"{name}/tool": "#!/bin/sh\necho tool\n",
@@ -53,9 +58,11 @@ def wheel(directory: Path, name: str, version: str, requires: str = "") -> None:
 
 
 def test_unpack_and_compile(guest: Guest, tmp_path: Path) -> None:
-    """Files get forced modes and compiled companions that hold without the source's time; bad syntax is told, not fatal."""
+    """Files get forced modes and compiled companions that never look at the source; bad syntax is told, not fatal."""
     bundle = tmp_path / "bundle.zip"
-    bundle.write_bytes(packed(("main.py", b"def handler(event, context): return 1\n"), ("bad.py", b"def ("), ("p/d.txt", b"x")))
+    bundle.write_bytes(
+        packed(("main.py", b"def handler(event, context): return 1\n"), ("bad.py", b"def ("), ("p/d.txt", b"x"))
+    )
     out = tmp_path / "out"
     kind, built = build(guest, out, bundle=str(bundle))
     assert kind == "R", built
@@ -140,8 +147,7 @@ def test_requirements_are_locked_and_installed(guest: Guest, tmp_path: Path, ind
     assert "==2.0" in built["lock"]
     assert built["lock"].count("sha256:") == 2
     shown = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(out)!r}); import outer_thing; print(outer_thing.VERSION)"],
-        check=True, capture_output=True, text=True,
+        [sys.executable, "-I", "-S", "-c", _SHOW, str(out)], check=True, capture_output=True, text=True
     )  # fmt: skip
     assert shown.stdout == "2.0\n"
     assert (out / "outer_thing" / "__pycache__").is_dir()
@@ -186,8 +192,21 @@ def test_requirements_that_are_refused(line: str) -> None:
 
 def test_requirements_that_are_taken() -> None:
     """Names with versions, extras, markers and hashes are, in one line or continued."""
-    lines = ["requests[socks]>=2,<3", "numpy==1.* ; python_version < '3.13'", "a~=1.0", "b==1 \\", "    --hash=sha256:00ff", "# c", ""]
-    assert install.checked(lines) == ["requests[socks]>=2,<3", "numpy==1.* ; python_version < '3.13'", "a~=1.0", "b==1      --hash=sha256:00ff"]
+    lines = [
+        "requests[socks]>=2,<3",
+        "numpy==1.* ; python_version < '3.13'",
+        "a~=1.0",
+        "b==1 \\",
+        "    --hash=sha256:00ff",
+        "# c",
+        "",
+    ]
+    assert install.checked(lines) == [
+        "requests[socks]>=2,<3",
+        "numpy==1.* ; python_version < '3.13'",
+        "a~=1.0",
+        "b==1      --hash=sha256:00ff",
+    ]
 
 
 def test_lock_without_hashes() -> None:
@@ -202,5 +221,3 @@ def test_bundle_in_a_mounted_directory(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / "slot" / "whatever").write_bytes(packed(("main.py", b"x = 1\n")))
     kind, built = build(guest, tmp_path / "out", bundle=str(tmp_path / "slot"))
     assert (kind, built["files"]) == ("R", 2)
-
-

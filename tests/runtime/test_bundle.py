@@ -36,7 +36,10 @@ def test_files_are_listed_in_order() -> None:
     body = packed(("b.py", b"bb"), ("pkg/", b""), ("pkg/a.py", b"a"), mode=0)
     with open_bundle(io.BytesIO(body)) as archive:
         entries = inspect(archive)
-    assert [(entry.path, entry.size, entry.executable) for entry in entries] == [("b.py", 2, False), ("pkg/a.py", 1, False)]
+    assert [(entry.path, entry.size, entry.executable) for entry in entries] == [
+        ("b.py", 2, False),
+        ("pkg/a.py", 1, False),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from typing import Any
@@ -25,7 +26,9 @@ print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))
 """
     shown = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True).stdout
     names = set(json.loads(shown))
-    assert names.isdisjoint({"asyncio", "sqlite3", "subprocess", "threading", "logging", "zipfile", "concurrent", "ctypes"})
+    assert names.isdisjoint(
+        {"asyncio", "sqlite3", "subprocess", "threading", "logging", "zipfile", "concurrent", "ctypes"}
+    )
     assert {name for name in names if not name.startswith("_")} <= {*sys.stdlib_module_names, "pyfaas", "sandbox"}
 
 
@@ -34,7 +37,9 @@ def test_warm_leaves_no_trace() -> None:
     code = f"""
 import sys, os; sys.path.insert(0, {ROOT!r})
 from pyfaas.runtime import warm
-def look(): return set(sys.modules), dict(os.environ), os.getcwd(), sorted(os.listdir('/proc/self/fd')), sys.stdout, sys.stderr
+def look():
+    files = sorted(os.listdir('/proc/self/fd'))
+    return set(sys.modules), dict(os.environ), os.getcwd(), files, sys.stdout, sys.stderr
 before = look(); warm.warm(); after = look()
 print(before == after)
 """
@@ -125,7 +130,8 @@ def recurse(): return recurse()
 def memory(): raise MemoryError
 def close(): raise GeneratorExit
 CASES = {
-    "set": lambda: {1, 2}, "nan": lambda: math.nan, "inf": lambda: [math.inf], "cycle": cycle, "deep": deep, "object": Unnamed,
+    "set": lambda: {1, 2}, "nan": lambda: math.nan, "inf": lambda: [math.inf], "cycle": cycle, "deep": deep,
+    "object": Unnamed,
     "key": lambda: {(1, 2): 3}, "liar": lambda: Liar(a=1), "long": lambda: 10 ** 5000, "loud": loud,
     "exit": lambda: leave(3), "interrupt": interrupt, "recurse": recurse, "memory": memory, "close": close,
     "complex": lambda: {"a": 1j}, "type": lambda: int, "inner bytes": lambda: {"a": b"x"},
@@ -222,6 +228,54 @@ def test_file_size_limit_is_a_disk_limit(guest: Guest) -> None:
     assert guest.call(13).status is Status.ERROR
 
 
+@pytest.mark.parametrize(("left", "status"), [(0, Status.LIMIT), (1 << 20, Status.ERROR)])
+def test_full_disk_is_a_limit(guest: Guest, left: int, status: Status) -> None:
+    """ENOSPC is the limit `disk` with its numbers when /tmp is full, and the code's own error when it is not."""
+    source = """
+    import errno, os, types
+    real = os.statvfs
+    def handler(event, context):
+        os.statvfs = lambda path: types.SimpleNamespace(f_blocks=1024, f_frsize=4096, f_bavail=event, f_files=9, f_favail=9)
+        raise OSError(errno.ENOSPC, "full")
+    """
+    guest.load(source)
+    answered = guest.call(left // 4096)
+    assert answered.status is status
+    if status is Status.LIMIT:
+        assert (answered.json["limit"], answered.json["observed"], answered.json["allowed"]) == (
+            "disk",
+            4 << 20,
+            4 << 20,
+        )
+
+
+def test_signal_between_calls_does_not_end_the_loop(guest: Guest) -> None:
+    """A signal handler of the code that raises while the container waits changes nothing for the next call."""
+    source = """
+    import os, signal
+    def ring(number, frame):
+        os.write(2, b"rung")
+        raise ValueError("nobody catches this")
+    def handler(event, context):
+        if event:
+            signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return event
+    """
+    guest.load(source)
+    assert guest.call(1).json == 1
+    assert select.select([guest.err_read], [], [], 10)[0]
+    answered = guest.call(0)
+    assert (answered.json, answered.err) == (0, "rung")
+
+
+def test_import_output_is_in_the_pipe(guest: Guest) -> None:
+    """What the import printed is in the pipes when LOADED arrives, for the host to read or the first call to carry."""
+    guest.load("print('importing', end='')\ndef handler(event, context): return 1\n")
+    assert guest.rest_of(guest.out_read) == "importing"
+    assert guest.call().out == ""
+
+
 def test_logs_are_exact(guest: Guest) -> None:
     """Each call's log has what it printed, wrote to fd 1 and 2, logged, and what its children wrote: nothing else."""
     source = """
@@ -252,7 +306,9 @@ def test_log_is_cut_visibly(guest: Guest) -> None:
 
 def test_closed_streams_do_not_end_the_container(guest: Guest) -> None:
     """Code that closes or replaces sys.stdout loses nothing but its own text."""
-    guest.load("import sys\ndef handler(event, context):\n    sys.stdout.close()\n    sys.stderr = None\n    return 1\n")
+    guest.load(
+        "import sys\ndef handler(event, context):\n    sys.stdout.close()\n    sys.stderr = None\n    return 1\n"
+    )
     assert guest.call().json == 1
     assert guest.call().json == 1
 
@@ -288,7 +344,12 @@ def test_context_and_environment(guest: Guest) -> None:
     call_id = guest.send({}, meta=meta)
     said = guest.receive(call_id).json
     assert said["aws_request_id"] == said["env"]["PYFAAS_INVOCATION_ID"] == call_id.decode()
-    assert (said["params"], said["secrets"], said["caller"], said["alias"]) == ({"a": 1}, {"key": "hidden"}, "other", "x")
+    assert (said["params"], said["secrets"], said["caller"], said["alias"]) == (
+        {"a": 1},
+        {"key": "hidden"},
+        "other",
+        "x",
+    )
     assert said["invoked_function_arn"].endswith(":acct:function:f:live")
     assert 0 < said["left"] <= 30_000
     assert "hidden" not in said["repr"]

@@ -18,8 +18,9 @@ HTTP = Flag.HTTP
 def request(method: str = "GET", path: str = "/f/acct/f/items/7", query: str = "", headers: Any = ()) -> dict[str, Any]:
     """Return a call's meta for a request under the function's URL."""
     http = {
-        "method": method, "path": path, "raw_path": path, "query": query, "headers": list(headers), "root_path": "/f/acct/f",
-        "client": ["192.0.2.1", 4711], "server": ["example.org", 80], "scheme": "https", "account": "acct", "function": "f",
+        "method": method, "scheme": "https", "path": path, "raw_path": path, "root_path": "/f/acct/f", "query": query,
+        "headers": list(headers), "client": ["192.0.2.1", 4711], "server": ["example.org", 80],
+        "account": "acct", "function": "f",
     }  # fmt: skip
     return {"http": http}
 
@@ -37,7 +38,8 @@ async def app(scope, receive, send):
         return
     path = scope["path"].removeprefix(scope["root_path"])
     message = await receive()
-    head = {"type": "http.response.start", "status": 201, "headers": [(b"X-One", b"1"), (b"content-type", b"text/plain")]}
+    headers = [(b"X-One", b"1"), (b"content-type", b"text/plain")]
+    head = {"type": "http.response.start", "status": 201, "headers": headers}
     if path == "/raise": raise ValueError("broken")
     if path == "/silent": return
     if path == "/inject": head["headers"] = [(b"x", b"a\\r\\nb: c")]
@@ -60,7 +62,8 @@ async def app(scope, receive, send):
             await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
         return
     shown = {key: scope[key] for key in ("method", "scheme", "path", "root_path", "client", "server", "state")}
-    shown |= {"query": scope["query_string"].decode(), "headers": [[k.decode(), v.decode()] for k, v in scope["headers"]]}
+    shown["headers"] = [[k.decode(), v.decode()] for k, v in scope["headers"]]
+    shown["query"] = scope["query_string"].decode()
     shown |= {"body": message["body"].decode(), **state}
     await send({"type": "http.response.body", "body": json.dumps(shown).encode()})
 """
@@ -108,7 +111,12 @@ def test_asgi_one_piece_is_whole_even_for_a_stream(app: Guest) -> None:
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [("/raise", "ValueError"), ("/silent", "IncompleteAnswer"), ("/cut", "IncompleteAnswer"), ("/inject", "InvalidResult")],
+    [
+        ("/raise", "ValueError"),
+        ("/silent", "IncompleteAnswer"),
+        ("/cut", "IncompleteAnswer"),
+        ("/inject", "InvalidResult"),
+    ],
 )
 def test_asgi_failures(app: Guest, path: str, kind: str) -> None:
     """An app that raises, says nothing, stops half way or splits its head is an error."""
@@ -166,7 +174,13 @@ def test_asgi_startup_failure(guest: Guest) -> None:
 def test_function_url_event(guest: Guest) -> None:
     """An event handler gets a request as a Lambda function-URL event, payload 2.0."""
     guest.load("def handler(event, context):\n    return event\n")
-    headers = [["Host", "example.org"], ["Cookie", "a=1; b=2"], ["X-M", "1"], ["x-m", "2"], ["Content-Type", "text/plain"]]
+    headers = [
+        ["Host", "example.org"],
+        ["Cookie", "a=1; b=2"],
+        ["X-M", "1"],
+        ["x-m", "2"],
+        ["Content-Type", "text/plain"],
+    ]
     answered = guest.call(body="é".encode(), flags=HTTP, meta=request("POST", query="q=1&q=2&r=", headers=headers))
     status, shown_headers, body = answered.http
     event = json.loads(body)

@@ -58,7 +58,11 @@ def test_detect(handler: Callable[..., Any], shape: str) -> None:
         ({"thing.py": "def handler(e, c): return 1"}, {}, "thing:handler"),
         ({"thing.py": "def app(e, c): return 1"}, {}, "thing:app"),
         ({"thing.py": "from os.path import join\ndef _no(): ...\ndef only(e, c): return 1"}, {}, "thing:only"),
-        ({"a.py": "", "pkg/mod.py": "class K:\n  @staticmethod\n  def f(e, c): return 1"}, {"handler": "pkg.mod:K.f"}, "pkg.mod:K.f"),
+        (
+            {"a.py": "", "pkg/mod.py": "class K:\n  @staticmethod\n  def f(e, c): return 1"},
+            {"handler": "pkg.mod:K.f"},
+            "pkg.mod:K.f",
+        ),
         ({"pkg/mod.py": "def f(e, c): return 1"}, {"handler": "pkg/mod.f"}, "pkg.mod:f"),
     ],
 )
