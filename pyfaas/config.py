@@ -112,3 +112,8 @@ def _typed(key: str, value: Any, place: str) -> Any:
         return str(value)
     except (ValueError, KeyError):
         raise PyfaasError(Code.INVALID_REQUEST, f"{place}: {key} must be a {kind}, not {value!r}") from None
+
+
+def process_environment() -> Mapping[str, str]:
+    """Return the process's environment, for what reads the settings of other tools (pip, uv)."""
+    return dict(os.environ)

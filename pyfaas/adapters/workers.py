@@ -90,8 +90,7 @@ class Box:
 
     async def attach(self, mounts: Sequence[Mounted]) -> None:
         """Attach code, read-only unless it is a staging directory."""
-        for mount in mounts:
-            await self._box.attach(mount.slot, mount.store, mount.name, writable=mount.writable)
+        await self._box.attach([(m.slot, m.store, m.name, m.writable) for m in mounts])
 
 
 class SandboxWorkers:

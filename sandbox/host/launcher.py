@@ -12,15 +12,11 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
 
-from sandbox import filters
 from sandbox.errors import LauncherGone, SetupError, VmGone
 from sandbox.host.container import Container
+from sandbox.host.spawn import spawn
 from sandbox.host.vm import Vm
 from sandbox.launcher.options import LauncherOptions
 from sandbox.spec import Limits, VmSpec
@@ -40,7 +36,6 @@ EXPECTED: Mapping[str, str] = {
     "Groups": "",
     "Landlock": "1",
 }
-_BOOT = "import sys; sys.path.insert(0, {path!r}); from sandbox.launcher.main import main; main({descriptor}, {path!r})"
 
 
 class Launcher:
@@ -229,33 +224,6 @@ class Launcher:
             box.ended(None)
         self._containers.clear()
         self.on_gone()
-
-
-def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Execute a launcher; returns our end of its control socket, and the process."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    plain, network = (_memory(filters.build(network=is_network)) for is_network in (False, True))
-    told = replace(options, control=theirs.fileno(), plain_filter=plain, network_filter=network)
-    descriptor = _memory(told.encode())
-    path = str(Path(__file__).resolve().parents[2])
-    boot = _BOOT.format(path=path, descriptor=descriptor)
-    passed = [theirs.fileno(), plain, network, descriptor, *([options.life] if options.life >= 0 else [])]
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", boot, "pyfaas-launcher"], pass_fds=passed, stdin=subprocess.DEVNULL)  # noqa: S603
-    theirs.close()
-    for opened in (plain, network, descriptor):
-        os.close(opened)
-    return ours, process
-
-
-def temporary_root() -> str:
-    """Return an empty directory for a launcher's `root`."""
-    return tempfile.mkdtemp(prefix="pyfaas-root-")
-
-
-def _memory(content: bytes) -> int:
-    descriptor = os.memfd_create("pyfaas", 0)
-    os.write(descriptor, content)
-    return descriptor
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

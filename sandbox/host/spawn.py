@@ -1,0 +1,44 @@
+"""Executing a launcher: with its own interpreter, nothing of the site, and the descriptors that it is given."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from sandbox import filters
+from sandbox.launcher.options import LauncherOptions
+
+_BOOT = "import sys; sys.path.insert(0, {path!r}); from sandbox.launcher.main import main; main({descriptor}, {path!r})"
+
+
+def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Execute a launcher; returns our end of its control socket, and the process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    plain, network = (memory_file(filters.build(network=is_network)) for is_network in (False, True))
+    told = replace(options, control=theirs.fileno(), plain_filter=plain, network_filter=network)
+    descriptor = memory_file(told.encode())
+    path = str(Path(__file__).resolve().parents[2])
+    boot = _BOOT.format(path=path, descriptor=descriptor)
+    passed = [theirs.fileno(), plain, network, descriptor, *([options.life] if options.life >= 0 else [])]
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", boot, "pyfaas-launcher"], pass_fds=passed, stdin=subprocess.DEVNULL)  # noqa: S603
+    theirs.close()
+    for opened in (plain, network, descriptor):
+        os.close(opened)
+    return ours, process
+
+
+def temporary_root() -> str:
+    """Return an empty directory for a launcher's `root`."""
+    return tempfile.mkdtemp(prefix="pyfaas-root-")
+
+
+def memory_file(content: bytes) -> int:
+    """Return a descriptor of an anonymous file with this content."""
+    descriptor = os.memfd_create("pyfaas", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    return descriptor
