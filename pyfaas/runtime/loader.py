@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from pyfaas.runtime import report, shapes
+from pyfaas.runtime import report, sdk, shapes
 from pyfaas.runtime.context import Assignment
 
 _DEFAULT_MODULE = "main"
@@ -125,6 +125,7 @@ def enter(order: Order) -> None:
         if path.startswith(tuple(paths)):
             del sys.path_importer_cache[path]
     importlib.invalidate_caches()
+    sdk.give_up_names(paths)
 
 
 def standard_library() -> list[str]:

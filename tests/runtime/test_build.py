@@ -181,7 +181,7 @@ def test_environment_above_its_limit(guest: Guest, tmp_path: Path, index: Path) 
 
 @pytest.mark.parametrize(
     "line",
-    ["-r other.txt", "--index-url http://x", "-e .", "./local", "../x.whl", "x @ http://169.254.169.254/", "http://x/y.whl",
+    ["-r other.txt", "--index-url http://x", "-e .", "./local", "../x.whl", "x @ http://192.0.2.1/", "http://x/y.whl",
      "git+https://x/y", "x @ file:///etc/passwd", "a\n--extra-index-url http://x"],
 )  # fmt: skip
 def test_requirements_that_are_refused(line: str) -> None:

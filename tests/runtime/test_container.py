@@ -49,7 +49,7 @@ print(before == after)
 
 @pytest.mark.parametrize(
     "event",
-    [{}, {"a": [1, 2.5, None, True, "é\u2028😀"]}, [1], "text", 7, -0.5, None, True, {"big": 10**300}, {"s": "\ud800"}],
+    [{}, {"a": [1, 2.5, None, True, "é\u2028"]}, [1], "text", 7, -0.5, None, True, {"n": 10**300}, {"s": "\ud800"}],
 )
 def test_echo(guest: Guest, event: Any) -> None:
     """Every JSON document comes back as the same value."""
@@ -235,7 +235,8 @@ def test_full_disk_is_a_limit(guest: Guest, left: int, status: Status) -> None:
     import errno, os, types
     real = os.statvfs
     def handler(event, context):
-        os.statvfs = lambda path: types.SimpleNamespace(f_blocks=1024, f_frsize=4096, f_bavail=event, f_files=9, f_favail=9)
+        numbers = {"f_blocks": 1024, "f_frsize": 4096, "f_bavail": event, "f_files": 9, "f_favail": 9}
+        os.statvfs = lambda path: types.SimpleNamespace(**numbers)
         raise OSError(errno.ENOSPC, "full")
     """
     guest.load(source)

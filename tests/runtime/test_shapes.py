@@ -6,8 +6,10 @@ import base64
 import datetime
 import json
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +106,28 @@ def test_search_path_is_code_then_standard_library(guest: Guest) -> None:
     path = guest.call().json
     assert path[0] == str(guest.code)
     assert not [entry for entry in path if "-packages" in entry]
+
+
+def test_names_of_ours_belong_to_the_code(guest: Guest) -> None:
+    """A module of the code named like one of our packages is the one that is imported."""
+    (guest.code / "sandbox.py").write_text("MINE = 1\n")
+    (guest.code / "pyfaas").mkdir()
+    (guest.code / "pyfaas" / "__init__.py").write_text("MINE = 2\n")
+    guest.load("import sandbox, pyfaas\ndef handler(event, context): return [sandbox.MINE, pyfaas.MINE]\n")
+    assert guest.call().json == [1, 2]
+
+
+def test_sdk_decorators_keep_the_function(guest: Guest) -> None:
+    """A file written for the SDK defines plain functions in a container; Context is given where it is asked for."""
+    source = """
+    import pyfaas
+    app = pyfaas.App("reports")
+    @app.function(requirements=["pandas"], memory="512M")
+    def total(values: list[int], context: pyfaas.Context) -> str: return f"{sum(values)} {context.function_name}"
+    """
+    _, loaded = guest.load(source, handler="main:total")
+    assert loaded["shape"] == "typed"
+    assert guest.call({"$args": [[1, 2]]}).json == "3 f"
 
 
 TYPED = """
@@ -255,6 +279,27 @@ def test_pickled_function(guest: Guest) -> None:
     kind, loaded = guest.load(pickled=True, shape="typed")
     assert (kind, loaded["shape"]) == ("R", "typed")
     assert guest.call({"$args": [4]}).json == 8
+
+
+def test_cloudpickled_closure(guest: Guest) -> None:
+    """A function of no module travels by cloudpickle, with what it closes over and its defaults."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    factor = 3
+    scope: dict[str, Any] = {"__name__": "__main__", "factor": factor}
+    exec("def scale(n: int, by: int = 1): return n * factor * by", scope)  # noqa: S102 -- a function of no module
+    (guest.code / "function.pkl").write_bytes(cloudpickle.dumps(scope["scale"]))
+    shutil.copytree(Path(cloudpickle.__file__).parent, guest.code / "cloudpickle")
+    kind, loaded = guest.load(pickled=True, shape="typed")
+    assert (kind, loaded["shape"]) == ("R", "typed")
+    assert guest.call({"$args": [2], "$kwargs": {"by": 5}}).json == 30
+
+
+def test_cloudpickle_is_missing(guest: Guest) -> None:
+    """A pickle that needs cloudpickle names it when the container has none."""
+    (guest.code / "function.pkl").write_bytes(b"ccloudpickle.cloudpickle\n_make_function\n.")
+    kind, failed = guest.load(pickled=True)
+    assert kind == "F"
+    assert "need cloudpickle" in failed["errorMessage"]
 
 
 def test_pickled_by_another_python(guest: Guest) -> None:
