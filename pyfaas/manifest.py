@@ -287,13 +287,13 @@ def _is_destination(host: str) -> bool:
 
 
 def _is_range(text: str) -> bool:
-    address, _, bits = text.partition("/")
-    inner = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    is_bracketed = text.startswith("[") and text.endswith("]")
+    inner = text[1:-1] if is_bracketed else text
     try:
-        ipaddress.ip_network(f"{inner}/{bits}" if bits else inner, strict=True)
+        network = ipaddress.ip_network(inner, strict=True)
     except ValueError:
         return False
-    return (":" in inner) == address.startswith("[")
+    return (network.version == 6) == is_bracketed  # noqa: PLR2004 - a bare colon would be read as the port's
 
 
 def _env(value: Any, key: str, bounds: Bounds) -> tuple[tuple[str, str], ...]:
