@@ -68,8 +68,12 @@ def parse(config: Mapping[str, Any], *, bounds: Bounds = Bounds(), pickled: bool
     """
     _known(config, {"name", *_REVISION, *_SETTINGS}, "")
     name = check_name(_text(config["name"], "name", bounds)) if "name" in config else None
-    revision = {_FIELDS.get(key, key): read(config[key], key, bounds) for key, read in _REVISION.items() if key in config}
-    settings = {_FIELDS.get(key, key): read(config[key], key, bounds) for key, read in _SETTINGS.items() if key in config}
+    revision = {
+        _FIELDS.get(key, key): read(config[key], key, bounds) for key, read in _REVISION.items() if key in config
+    }
+    settings = {
+        _FIELDS.get(key, key): read(config[key], key, bounds) for key, read in _SETTINGS.items() if key in config
+    }
     return Parsed(revision=Revision(**revision, pickled=pickled), settings=Settings(**settings), name=name)
 
 
@@ -136,7 +140,9 @@ def _known(table: Mapping[str, Any], known: set[str], place: str) -> None:
         if key not in known:
             near = difflib.get_close_matches(str(key)[:64], sorted(known), 1)
             hint = f"did you mean {place}{near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
-            raise PyfaasError(Code.UNKNOWN_KEY, f"unknown key {place + str(key)[:64]!r}", hint=hint, evidence={"key": place + key})
+            raise PyfaasError(
+                Code.UNKNOWN_KEY, f"unknown key {place + str(key)[:64]!r}", hint=hint, evidence={"key": place + key}
+            )
 
 
 def _text(value: Any, key: str, _: Bounds) -> str:
@@ -198,7 +204,9 @@ def _quantity(value: Any, key: str, expected: str) -> str | int | float:
 
 def _outside(key: str, value: object, low: str, high: str) -> PyfaasError:
     message = f"{key}: {_shown(value)} is outside {low} to {high}"
-    return PyfaasError(Code.INVALID_REQUEST, message, hint="see pyfaas limits", evidence={"key": key, "min": low, "max": high})
+    return PyfaasError(
+        Code.INVALID_REQUEST, message, hint="see pyfaas limits", evidence={"key": key, "min": low, "max": high}
+    )
 
 
 def _handler(value: Any, key: str, bounds: Bounds) -> str:
@@ -322,7 +330,11 @@ def _retries(value: Any, key: str, bounds: Bounds) -> Retries:
     if not isinstance(value, Mapping):
         raise _wrong(key, value, "a table, such as { max = 2, initial = '1s', factor = 2 }")
     _known(value, set(_RETRIES), f"{key}.")
-    read = {_FIELDS.get(name, name): reader(value[name], f"{key}.{name}", bounds) for name, reader in _RETRIES.items() if name in value}
+    read = {
+        _FIELDS.get(name, name): reader(value[name], f"{key}.{name}", bounds)
+        for name, reader in _RETRIES.items()
+        if name in value
+    }
     return Retries(**read)
 
 
@@ -396,5 +408,7 @@ def _script_block(text: str, place: str) -> str:
         hint = "end it with a line '# ///'"
         raise PyfaasError(Code.INVALID_REQUEST, f"{place}: the '# /// script' block has no end", hint=hint)
     if len(starts) > 1:
-        raise PyfaasError(Code.INVALID_REQUEST, f"{place}: more than one '# /// script' block", hint="keep one (PEP 723)")
+        raise PyfaasError(
+            Code.INVALID_REQUEST, f"{place}: more than one '# /// script' block", hint="keep one (PEP 723)"
+        )
     return "\n".join(line[2:] for line in comment[: ends[-1]])

@@ -69,7 +69,9 @@ async def test_each_write_of_a_group_keeps_its_own_error(database: Database) -> 
 async def test_a_full_disk_refuses_the_large_write_only(database: Database) -> None:
     """When the file may not grow, what does not fit is refused as storage_full, and what fits is written, then and later."""
     await make_table(database)
-    await database.write(lambda c: c.execute(f"PRAGMA max_page_count = {c.execute('PRAGMA page_count').fetchone()[0] + 8}").fetchone())
+    await database.write(
+        lambda c: c.execute(f"PRAGMA max_page_count = {c.execute('PRAGMA page_count').fetchone()[0] + 8}").fetchone()
+    )
     works = [insert("a"), insert("large", 1 << 20), insert("b")]
     results = await asyncio.gather(*(database.write(w) for w in works), return_exceptions=True)
     assert (results[0], results[2]) == ("a", "b")
@@ -138,7 +140,12 @@ async def test_errors_are_told_apart_by_their_name(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE a (id INTEGER PRIMARY KEY, n TEXT UNIQUE, a INTEGER REFERENCES a (id))")
     connection.execute("INSERT INTO a VALUES (1, 'n', NULL)")
     found = {}
-    for sql in ("INSERT INTO a VALUES (1, 'm', NULL)", "INSERT INTO a VALUES (2, 'n', NULL)", "INSERT INTO a VALUES (3, 'o', 9)", "x"):
+    for sql in (
+        "INSERT INTO a VALUES (1, 'm', NULL)",
+        "INSERT INTO a VALUES (2, 'n', NULL)",
+        "INSERT INTO a VALUES (3, 'o', 9)",
+        "x",
+    ):
         with pytest.raises(sqlite3.Error) as failed:
             connection.execute(sql)
         error = translate(failed.value)

@@ -46,7 +46,9 @@ class QueueContract:
             lost=1,
             fence=3,
             replay_of=InvocationId("j0"),
-            attempts=(Attempt(n=1, started=11.0, finished=12.0, outcome=Outcome.ERROR, error={"errorType": "KeyError"}),),
+            attempts=(
+                Attempt(n=1, started=11.0, finished=12.0, outcome=Outcome.ERROR, error={"errorType": "KeyError"}),
+            ),
         )
         await queue.put(full)
         assert await queue.get(full.id) == full
@@ -91,7 +93,9 @@ class QueueContract:
         await queue.put(job())
         claimed = await claim_one(queue)
         last = ended(claimed)
-        assert await queue.finish_attempt(J1, 1, last, JobState.SUCCEEDED, outcome=Outcome.OK, result=b"\xff", result_is_bytes=True)
+        assert await queue.finish_attempt(
+            J1, 1, last, JobState.SUCCEEDED, outcome=Outcome.OK, result=b"\xff", result_is_bytes=True
+        )
         done = await queue.get(J1)
         assert done == replace(
             claimed,

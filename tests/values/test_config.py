@@ -62,7 +62,9 @@ def test_an_unknown_key_is_named_with_its_place_and_a_suggestion(tmp_path: Path)
         load({"nonsense": 1}, {})
 
 
-@pytest.mark.parametrize(("variable", "text"), [("PYFAAS_PORT", "http"), ("PYFAAS_PORT", ""), ("PYFAAS_DEBUG", "maybe")])
+@pytest.mark.parametrize(
+    ("variable", "text"), [("PYFAAS_PORT", "http"), ("PYFAAS_PORT", ""), ("PYFAAS_DEBUG", "maybe")]
+)
 def test_a_wrong_type_is_named_with_its_place(variable: str, text: str) -> None:
     """A value that is not of the option's type is refused, naming where it was written."""
     with pytest.raises(PyfaasError) as refused:

@@ -179,7 +179,16 @@ def test_the_environment_has_a_size() -> None:
     assert "env_bytes" in error.hint
 
 
-@pytest.mark.parametrize("text", ["idna", "pillow==11.*", "uvicorn[standard]>=0.3,<1", "a@https://x.org/a-1-py3-none-any.whl", "x; sys_platform=='linux'"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "idna",
+        "pillow==11.*",
+        "uvicorn[standard]>=0.3,<1",
+        "a@https://x.org/a-1-py3-none-any.whl",
+        "x; sys_platform=='linux'",
+    ],
+)
 def test_requirements_of_an_index(text: str) -> None:
     """Requirements of PEP 508 are taken as written."""
     assert check_requirement(text, "k") == text
@@ -187,7 +196,22 @@ def test_requirements_of_an_index(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-r x.txt", "--index-url=https://x", "-e .", "./pkg", "/etc/passwd", "~/x", "https://x.org/a.whl", "a @ file:///etc/x", "a @ git+ssh://x/y", "a b", "a==", "a\n-r b", "a --hash=sha256:00"],
+    [
+        "",
+        "-r x.txt",
+        "--index-url=https://x",
+        "-e .",
+        "./pkg",
+        "/etc/passwd",
+        "~/x",
+        "https://x.org/a.whl",
+        "a @ file:///etc/x",
+        "a @ git+ssh://x/y",
+        "a b",
+        "a==",
+        "a\n-r b",
+        "a --hash=sha256:00",
+    ],
 )
 def test_options_and_paths_are_no_requirements(text: str) -> None:
     """Options, paths, bare URLs and other schemes are refused, naming the entry."""
@@ -213,13 +237,32 @@ def test_network_is_refused_for_now() -> None:
     assert (error.code, error.message) == (Code.INVALID_REQUEST, "network is not available on this server yet")
 
 
-@pytest.mark.parametrize("entry", ["api.example.com:443", "*.example.org:443", "10.1.2.3/32:5432", "10.1.2.3:80", "[::1]:80", "[fe80::/10]:1"])
+@pytest.mark.parametrize(
+    "entry",
+    ["api.example.com:443", "*.example.org:443", "10.1.2.3/32:5432", "10.1.2.3:80", "[::1]:80", "[fe80::/10]:1"],
+)
 def test_network_entries(entry: str) -> None:
     """Hosts, wildcards and ranges with a port are destinations."""
     assert check_network_entry(entry, "k") == entry
 
 
-@pytest.mark.parametrize("entry", ["", "example.com", "a.com:0", "a.com:65536", "*:80", "a.*.com:1", "10.0.0.1/8:1", "1.2.3:1", "-a.com:1", "::1:80", "a..b:1", "a.com:8a"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        "example.com",
+        "a.com:0",
+        "a.com:65536",
+        "*:80",
+        "a.*.com:1",
+        "10.0.0.1/8:1",
+        "1.2.3:1",
+        "-a.com:1",
+        "::1:80",
+        "a..b:1",
+        "a.com:8a",
+    ],
+)
 def test_network_entries_that_are_none(entry: str) -> None:
     """Anything else is refused before somebody could read it in two ways."""
     with pytest.raises(PyfaasError):
@@ -234,7 +277,11 @@ VALID = st.fixed_dictionaries(
         "memory": st.integers(64, 4096).map(lambda n: f"{n}M"),
         "timeout": st.integers(1, 900).map(lambda n: f"{n}s"),
         "requirements": st.lists(st.sampled_from(["idna", "pillow==11.*", "numpy>=2"]), max_size=3),
-        "env": st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), max_size=5),
+        "env": st.dictionaries(
+            st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True),
+            st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20),
+            max_size=5,
+        ),
         "concurrency": st.integers(1, 100),
         "public": st.booleans(),
     },
@@ -282,10 +329,33 @@ def test_spelling_makes_no_version() -> None:
     assert code_id(BUNDLE, Revision()) == "sha256-1229529d0375d551c063176bc0e0e1cc81e3bbaf96e79587f57e7dd8c0d77493"
 
 
-@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()), lambda x: st.lists(x) | st.dictionaries(st.text(), x)), st.data())
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    ),
+    st.data(),
+)
 def test_no_value_escapes_the_error_type(value: Any, data: st.DataObject) -> None:
     """Whatever JSON is given for whatever key, it is read or refused with a code, never another exception."""
-    key = data.draw(st.sampled_from(["name", "handler", "shape", "memory", "timeout", "requirements", "env", "network", "concurrency", "public", "retries", "max_wait"]))
+    key = data.draw(
+        st.sampled_from(
+            [
+                "name",
+                "handler",
+                "shape",
+                "memory",
+                "timeout",
+                "requirements",
+                "env",
+                "network",
+                "concurrency",
+                "public",
+                "retries",
+                "max_wait",
+            ]
+        )
+    )
     try:
         parse({key: value})
     except PyfaasError as error:
@@ -305,7 +375,7 @@ def test_pyproject_is_its_tool_table() -> None:
     assert requires_python(text, "pyproject.toml") == ">=3.12"
 
 
-SCRIPT = '''#!/usr/bin/env python
+SCRIPT = """#!/usr/bin/env python
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
@@ -316,7 +386,7 @@ SCRIPT = '''#!/usr/bin/env python
 # memory = "512M"
 # ///
 def handler(event): ...
-'''
+"""
 
 
 def test_a_script_has_a_block() -> None:

@@ -102,7 +102,9 @@ def test_what_is_no_quantity_names_its_key(value: object) -> None:
             assert "the-key" in refused.message
 
 
-@pytest.mark.parametrize(("text", "milliseconds"), [("1.5s", 1500), ("0.5ms", 0), (" 30s ", 30_000), ("1.25h", 4_500_000)])
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("1.5s", 1500), ("0.5ms", 0), (" 30s ", 30_000), ("1.25h", 4_500_000)]
+)
 def test_fractions_of_durations(text: str, milliseconds: int) -> None:
     """Fractions are rounded to whole milliseconds and blanks around are ignored."""
     assert parse_duration(text, "timeout") == milliseconds

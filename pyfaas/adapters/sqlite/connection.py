@@ -12,9 +12,10 @@ closures, each awaited by a future of the event loop.
 
 The two writing lanes take turns by a lock of ours: SQLite's own would make the second one poll. Whole-transaction
 failures (disk full rolls everything back) make the group run again one by one, so that a small write is not refused for
-a large one's sake. After a failed commit the connection is closed and a new one made; unless the disk was merely full, the
-new one must first bring the whole WAL into the database file (checkpoint TRUNCATE). This is because fsync reports an error once
-and afterwards calls the same lost pages clean: only writing them again is an answer. Until that succeeds, writes fail.
+a large one's sake. After a failed commit the connection is closed and a new one made; unless the disk
+was merely full, the new one must first bring the whole WAL into the database file (checkpoint TRUNCATE). This is
+because fsync reports an error once and afterwards calls the same lost pages clean: only writing them again is an
+answer. Until that succeeds, writes fail. An I/O error before the commit changes the connection in the same way.
 
 No exception of sqlite3 leaves this package: `translate` decides by SQLite's error name, never by its English.
 """
@@ -45,11 +46,15 @@ def translate(error: sqlite3.Error) -> PyfaasError:
     if name in _TAKEN:
         return PyfaasError(Code.CONFLICT, "that already exists", evidence={"sqlite": name})
     if name == "SQLITE_FULL":
-        return PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint="ask the operator to free space in the data directory")
-    return PyfaasError(Code.INTERNAL, "the database failed", hint="the server's log has the cause", evidence={"sqlite": name})
+        hint = "ask the operator to free space in the data directory"
+        return PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint=hint)
+    hint = "the server's log has the cause"
+    return PyfaasError(Code.INTERNAL, "the database failed", hint=hint, evidence={"sqlite": name})
 
 
-def connect(path: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", readonly: bool = False) -> sqlite3.Connection:
+def connect(
+    path: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", readonly: bool = False
+) -> sqlite3.Connection:
     """Open `path` with every pragma that pyfaas relies on; transactions are begun by hand. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     connection.row_factory = sqlite3.Row
@@ -201,7 +206,7 @@ class Lane:
         with _Catch() as caught:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-        if failed_commit or caught.error is not None:
+        if failed_commit or caught.error is not None or _is_broken(error):
             self._connection = None
             self._suspect = self._turn is not None and not is_full(error)
             with _Catch():
@@ -211,6 +216,11 @@ class Lane:
 def is_full(error: Exception | None) -> bool:
     """Whether an error that came out of a lane says that the disk is full."""
     return isinstance(error, PyfaasError) and error.code is Code.STORAGE_FULL
+
+
+def _is_broken(error: Exception | None) -> bool:
+    name = error.evidence.get("sqlite", "") if isinstance(error, PyfaasError) else ""
+    return str(name).startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 class Database:

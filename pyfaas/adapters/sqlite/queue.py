@@ -47,7 +47,9 @@ class SqliteQueue:
         """Take due jobs, oldest first: queued → running with a new fence and a new attempt, the last of `attempts`."""
         return await self._database.write(lambda connection: _claim(connection, limit, now, instance))
 
-    async def finish_attempt(self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, **ended: Any) -> bool:
+    async def finish_attempt(
+        self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, **ended: Any
+    ) -> bool:
         """Record an attempt's end and the job's next state (`due`, `outcome`, `result`, `result_is_bytes`, `error`, `lost`).
 
         `lost` is the job's new count, `due` counts for QUEUED. False when the fence is stale or the job is not running.
@@ -80,11 +82,15 @@ class SqliteQueue:
         """Return an account's jobs by id, after `after`; without their payloads (`event` b"", `result` None): use `get`."""
         sql = f"SELECT {_COLUMNS}, x'' AS event, NULL AS result FROM jobs WHERE account = ?1 AND id > ?2"  # noqa: S608 - fixed words
         sql += " AND (?3 IS NULL OR state = ?3) ORDER BY id LIMIT ?4"
-        return await self._database.read(lambda c: _with_attempts(c, c.execute(sql, (account, after, state, limit)).fetchall()))
+        return await self._database.read(
+            lambda c: _with_attempts(c, c.execute(sql, (account, after, state, limit)).fetchall())
+        )
 
     async def next_due(self) -> float | None:
         """Return when the first queued job is due, or None when none is queued."""
-        return await self._database.read(lambda c: c.execute("SELECT min(due) FROM jobs WHERE state = 'queued'").fetchone()[0])
+        return await self._database.read(
+            lambda c: c.execute("SELECT min(due) FROM jobs WHERE state = 'queued'").fetchone()[0]
+        )
 
     async def recover(self, instance: str, now: float, max_lost: int = 3) -> int:
         """At start: attempts of other instances become `lost` and their jobs queued again; returns how many.
@@ -97,7 +103,9 @@ class SqliteQueue:
         """Cancel the queued jobs of a removed function, and return their ids."""
 
         def work(connection: sqlite3.Connection) -> list[InvocationId]:
-            found = connection.execute("SELECT id FROM jobs WHERE state = 'queued' AND function = ? ORDER BY id", (function,))
+            found = connection.execute(
+                "SELECT id FROM jobs WHERE state = 'queued' AND function = ? ORDER BY id", (function,)
+            )
             ids = [InvocationId(row["id"]) for row in found.fetchall()]
             return [job_id for job_id in ids if _cancel(connection, job_id, at)]
 
@@ -141,7 +149,9 @@ def _cancel(connection: sqlite3.Connection, job_id: InvocationId, at: float) -> 
 
 
 def _recover(connection: sqlite3.Connection, instance: str, now: float, max_lost: int) -> int:
-    found = connection.execute("SELECT id FROM jobs WHERE state = 'running' AND instance IS NOT ?", (instance,)).fetchall()
+    found = connection.execute(
+        "SELECT id FROM jobs WHERE state = 'running' AND instance IS NOT ?", (instance,)
+    ).fetchall()
     for row in found:
         connection.execute(_CLOSE_ATTEMPTS, (now, Outcome.LOST, row["id"]))
     lost = [(max_lost, now, row["id"]) for row in found]

@@ -83,7 +83,9 @@ _RECORDS = (
         PRIMARY KEY (account, minute, kind, owner, function, version, outcome)
     ) STRICT, WITHOUT ROWID""",
 )
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),)
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),
+)
 
 
 def open_database(path: str) -> Database:

@@ -118,7 +118,9 @@ class SqliteStore:
         """Remove a pointer; its moves are kept, and a new pointer of the same name starts at any `seq`."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE pointer_moves SET removed = 1 WHERE function = ? AND pointer = ?", (function, pointer))
+            connection.execute(
+                "UPDATE pointer_moves SET removed = 1 WHERE function = ? AND pointer = ?", (function, pointer)
+            )
 
         await self._database.write(work)
 
@@ -148,7 +150,8 @@ class SqliteStore:
         """Append lines in order; not durable against a power cut."""
         for start in range(0, len(lines), BATCH):
             batch = [
-                (x.at, x.function, x.version, x.invocation, x.stream, _storable(x.line)) for x in lines[start : start + BATCH]
+                (x.at, x.function, x.version, x.invocation, x.stream, _storable(x.line))
+                for x in lines[start : start + BATCH]
             ]
             await self._database.append(_many(_ADD_LOG, batch))
 
@@ -230,7 +233,9 @@ def _many(sql: str, values: Sequence[tuple[Any, ...]]) -> Callable[[sqlite3.Conn
 
 def _load(connection: sqlite3.Connection) -> Snapshot:
     living = "function IN (SELECT id FROM functions WHERE removed IS NULL)"
-    versions = f"SELECT * FROM versions JOIN revisions USING (function, code_id) WHERE {living} ORDER BY function, number"  # noqa: S608 - fixed
+    versions = (
+        f"SELECT * FROM versions JOIN revisions USING (function, code_id) WHERE {living} ORDER BY function, number"  # noqa: S608 - fixed
+    )
     moves = f"SELECT * FROM pointer_moves WHERE removed = 0 AND {living} ORDER BY function, pointer, seq"  # noqa: S608 - fixed
     execute = connection.execute
     return Snapshot(
@@ -252,7 +257,9 @@ def _put_function(connection: sqlite3.Connection, function: Function) -> None:
     settings = rows.to_json(function.settings)
     if known is None:
         with _unique(f"the name {function.name!r} is taken in this account"):
-            connection.execute("INSERT INTO callables VALUES (?, ?, 'function', ?)", (function.account, function.name, function.id))
+            connection.execute(
+                "INSERT INTO callables VALUES (?, ?, 'function', ?)", (function.account, function.name, function.id)
+            )
         connection.execute(
             "INSERT INTO functions (id, account, name, settings, created) VALUES (?, ?, ?, ?, ?)",
             (function.id, function.account, function.name, settings, function.created),
@@ -304,7 +311,9 @@ def _usage_values(row: UsageRow) -> tuple[Any, ...]:
     return *key, row.wall_us, row.cpu_us, gib_ms, row.bytes_in, row.bytes_out
 
 
-def _usage(connection: sqlite3.Connection, account: AccountId | None, since: float, until: float) -> list[Mapping[str, Any]]:
+def _usage(
+    connection: sqlite3.Connection, account: AccountId | None, since: float, until: float
+) -> list[Mapping[str, Any]]:
     sums: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in connection.execute(_USAGE, (account, int(since // 60), until)):
         key = tuple(row)[:5]
