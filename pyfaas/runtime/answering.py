@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyfaas.runtime import codec, http_event, outcome, report, streams
+from pyfaas.runtime import codec, http_answer, http_event, outcome, report, streams
 from pyfaas.runtime.aio import Aio
 from pyfaas.runtime.asgi import Asgi
 from pyfaas.runtime.codec import InvalidResult
@@ -83,9 +83,10 @@ class Answering:
             stream = streams.Stream(result, self.bound.encode, self._aio, self.order.output_bytes)
             if call.flags & Flag.STREAM:
                 return streams.send(stream, call.id, self._inbox)
-            if http is None:
-                return streams.collect(stream)
-            result = list(stream.items())
+            collected = streams.collect(stream)
+            if http is None or collected.status is not Status.OK_JSON:
+                return collected
+            return http_answer.whole(200, [http_event.JSON], collected.body)
         try:
             if http is not None:
                 return http_event.answer(result, self.bound.encode, interpret=self.bound.shape is Shape.EVENT)

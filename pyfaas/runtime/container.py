@@ -128,7 +128,7 @@ class Container:
             for packet in wire.answer_packets(ended.status, call_id, 0, b"", b"", ended.body):
                 self._channel.send(packet)
 
-    def _loop(self, order: loader.Order, answering: Answering) -> None:  # noqa: C901, PLR0912 -- written out for speed
+    def _loop(self, order: loader.Order, answering: Answering) -> None:  # noqa: C901, PLR0912, PLR0915 -- for speed
         bound, assignment, output_bytes = answering.bound, order.assignment, order.output_bytes
         quick = bound.shape is shapes.Shape.EVENT and not bound.asynchronous and not bound.generator
         recv, send, kept, take = self._channel.recv, self._channel.send, self._inbox.kept, self._console.take

@@ -23,7 +23,7 @@ _TEXT_TYPES = (
     "application/xml",
     "application/x-www-form-urlencoded",
 )
-_JSON = ("content-type", "application/json")
+JSON = ("content-type", "application/json")
 
 
 def event(http: Mapping[str, Any], call_id: str, body: bytes) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def answer(result: Any, encode: codec.Encode, *, interpret: bool) -> Ended:
     if interpret and isinstance(result, dict) and "statusCode" in result:
         return _interpreted(result, encode)
     if isinstance(result, str):
-        return http_answer.whole(200, [_JSON], result.encode("utf-8", "replace"))
-    return http_answer.whole(200, [_JSON], encode(result))
+        return http_answer.whole(200, [JSON], result.encode("utf-8", "replace"))
+    return http_answer.whole(200, [JSON], encode(result))
 
 
 def _interpreted(result: dict[Any, Any], encode: codec.Encode) -> Ended:
@@ -99,7 +99,7 @@ def _interpreted(result: dict[Any, Any], encode: codec.Encode) -> Ended:
     headers += http_answer.checked_headers([("set-cookie", cookie) for cookie in cookies])
     body = _answer_body(result.get("body"), encode, encoded=result.get("isBase64Encoded") is True)
     if not any(name.lower() == "content-type" for name, _ in headers):
-        headers.append(_JSON)
+        headers.append(JSON)
     return http_answer.whole(http_answer.checked_status(result["statusCode"]), headers, body)
 
 

@@ -9,6 +9,7 @@ it comes, and its end is kept for the failure. While a tool runs the size of its
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -127,6 +128,8 @@ def _uv(tool: Tool, wanted: str, locked: str, target: str, watch: Watch) -> str:
     _run([tool.uv or "uv", *compile_, *python, *wheels, *cache, wanted], tool, watch)
     into = ["pip", "install", "--no-deps", "--link-mode", "copy", "--target", target]
     _run([tool.uv or "uv", *into, *python, *wheels, *cache, "-r", locked], tool, watch)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(target, ".lock"))  # uv's own, no part of the environment
     return _read(locked)
 
 

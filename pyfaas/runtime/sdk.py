@@ -3,8 +3,8 @@
 Theory of operation. This package and `sandbox` are loaded in every container, by the launcher, and would hide
 modules of the tenant that have the same names; their files are not there, so the SDK could not be imported from
 them either. So both names are given up when a version is loaded: a tenant's own module is found first, and
-without one `pyfaas` is a stand-in in which the SDK's decorators return the function as it is. A file that says `@app.function(...)` then
-defines plain functions here, which is what a container runs.
+without one `pyfaas` is a stand-in in which the SDK's decorators return the function as it is. A file that says
+`@app.function(...)` then defines plain functions here, which is what a container runs.
 """
 
 from __future__ import annotations

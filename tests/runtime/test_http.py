@@ -244,3 +244,18 @@ def test_status_code_means_nothing_without_http(guest: Guest) -> None:
     guest.load(ANSWERS)
     answered = guest.call({"path": "/full"})
     assert (answered.status, answered.json["statusCode"]) == (Status.OK_JSON, 404)
+
+
+def test_generator_behind_a_url(guest: Guest) -> None:
+    """A generator is an array for a plain request and a stream for one that takes it."""
+    guest.load("def handler(event, context):\n    yield 1\n    yield 2\n")
+    assert guest.call(flags=HTTP, meta=request()).http[2] == b"[1,2]"
+    assert guest.call(flags=HTTP | Flag.STREAM, meta=request()).items == [b"1", b"2"]
+
+
+def test_typed_function_behind_a_url(guest: Guest) -> None:
+    """A typed function takes the JSON body, or the query, and answers a body."""
+    guest.load("def shout(text: str) -> str: return text.upper()\n")
+    assert guest.call({"text": "a"}, flags=HTTP, meta=request("POST")).http[2] == b"A"
+    assert guest.call(flags=HTTP, meta=request(query="text=b")).http[2] == b"B"
+    assert guest.call({"txt": "a"}, flags=HTTP, meta=request("POST")).status is Status.INVALID_EVENT
