@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pyfaas.errors import Code, PyfaasError
 pytestmark = pytest.mark.asyncio
 
 
-def insert(key: str, size: int = 1) -> object:
+def insert(key: str, size: int = 1) -> Callable[[sqlite3.Connection], str]:
     """Return work that adds a row of `size` bytes to the table `t`."""
 
     def work(connection: sqlite3.Connection) -> str:

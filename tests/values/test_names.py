@@ -96,7 +96,7 @@ def test_what_is_no_quantity_names_its_key(value: object) -> None:
     """Anything else is refused naming the key, or is read as a quantity that is not negative; nothing else happens."""
     for parse in (parse_duration, parse_size):
         try:
-            assert parse(value, "the-key") >= 0  # type: ignore[operator]
+            assert parse(value, "the-key") >= 0  # type: ignore[arg-type]
         except PyfaasError as refused:
             assert refused.code is Code.INVALID_REQUEST
             assert "the-key" in refused.message
