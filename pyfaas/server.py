@@ -1,32 +1,31 @@
 """The server: build, open, serve, drain, close, in page order.
 
-It is started by the keeper, confined, with every descriptor it needs: the listening socket, the launcher's control
-socket, a socket to the keeper, and a pipe whose other end nobody else holds. It never forks and never executes.
+The keeper starts it confined, with every descriptor that it needs: the listening socket, the launcher's control socket,
+a socket to the keeper, and the pipe that ties launcher and server together. It never forks and never executes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
-from pyfaas.adapters.bundles import DirectoryBundles
+from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.clock import SystemClock
-from pyfaas.adapters.sqlite.connection import Database
 from pyfaas.adapters.sqlite.queue import SqliteQueue
+from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.adapters.workers import SandboxWorkers
 from pyfaas.errors import PyfaasError
-from pyfaas.handover import Handover, receive_launcher, tell_ready
+from pyfaas.handover import Handover, take_launcher
 from pyfaas.model import Scope, VersionState
 from pyfaas.service.accounts import OWN_SCOPES, new_token
 from pyfaas.service.dispatch import Dispatcher
@@ -38,9 +37,174 @@ from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Registry
 from pyfaas.service.service import Service, write_secret
 from pyfaas.web.front import Site, start
+from sandbox.errors import SandboxError
 from sandbox.host.launcher import Launcher
 
 log = logging.getLogger(__name__)
 _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
 _FLUSH_S = 1.0
-_TRIM_S = 3600.0
+_TRIM_EVERY = 3600  # flushes
+_DAY_S = 86_400
+
+
+class Server:
+    """Everything that runs in this process. `open`, then `serve`, then `drain` and `close`."""
+
+    def __init__(self, given: Handover) -> None:
+        """Keep what the keeper handed over."""
+        self.given, self.config, self.clock = given, given.config, SystemClock()
+        self.keeper = socket.socket(fileno=given.keeper)
+        self.stopping = asyncio.Event()
+        self.service: Service
+        self.site: Site
+        self._upkeep: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the store, take the launcher, put the parts together, and listen."""
+        data = Path(self.config.data_dir)
+        database = open_database(str(data / "pyfaas.db"))
+        self.store = SqliteStore(database)
+        registry = Registry(await self.store.load())
+        launcher = await Launcher.adopt(socket.socket(fileno=self.given.launcher), self.given.weaker)
+        self.workers = SandboxWorkers(launcher, self.given.layers)
+        self.journal = Journal(self.store)
+        finisher = Finisher(self.journal, self.clock)
+        self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
+        dispatcher = Dispatcher(self.config, registry, self.fleet, finisher, self.clock)
+        bundles = BundleDirectory(data / "bundles")
+        preparing = Preparing(self.config, self.workers, bundles, self.journal, self.clock, self.given.tool)
+        publisher = Publisher(self.config, registry, self.store, bundles, preparing, self.clock)
+        queue = SqliteQueue(database)
+        self.service = Service(
+            self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher, self.given.weaker
+        )
+        await self._first_start(data)
+        self._recover(registry, publisher)
+        dispatcher.open()
+        recovered = await self.service.jobs.open()
+        if recovered:
+            log.warning("jobs_recovered", extra={"count": recovered})
+        self.site = await start(self.service, self.config, socket.socket(fileno=self.given.listen))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.keeper.fileno(), self._hear_keeper)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        self._upkeep = loop.create_task(self._keep_up())
+
+    async def serve(self) -> None:
+        """Tell the keeper, and serve until told to stop."""
+        self.keeper.send(b"ready")
+        await self.stopping.wait()
+
+    async def drain(self) -> int:
+        """Take no more calls and let the running ones finish; returns how many were left."""
+        self.service.jobs.stop_claiming()
+        self.site.stop_accepting()
+        left = await self.service.dispatcher.drain(self.config.drain_seconds)
+        if left:
+            log.warning("drain_over", extra={"left": left})
+        return left
+
+    async def close(self) -> None:
+        """Close everything in the reverse order of opening."""
+        await self.site.stop(2.0)
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        await self.service.jobs.close()
+        await self.service.publisher.close()
+        await self.service.dispatcher.close()
+        await self.journal.flush()
+        await self.store.close()
+
+    # ---- inside
+
+    async def _first_start(self, data: Path) -> None:
+        """Make the account `default` and the two tokens where they are missing, and say where they are."""
+        accounts, registry = self.service.accounts, self.service.registry
+        if "default" not in registry.account_names:
+            await accounts.make("default", OWN_SCOPES)
+        default = registry.account_names["default"]
+        for name, scopes in (("default", OWN_SCOPES), ("admin", frozenset(Scope))):
+            path = data / f"{name}.token"
+            if not path.exists():
+                text, token = new_token(default.id, scopes, name, self.clock.now(), None)
+                await self.store.add_token(token)
+                registry.put_token(token)
+                write_secret(str(path), text)
+                log.info("token_written", extra={"path": str(path)})
+
+    def _recover(self, registry: Registry, publisher: Publisher) -> None:
+        """Go on where an earlier server stopped: pointers to ready versions are cut over, the rest is prepared again."""
+        for entry in registry.entries.values():
+            for pointer in entry.moves:
+                number = entry.current(pointer)
+                if number is not None and (version := entry.versions.get(number)) and version.state is VersionState.READY:
+                    entry.cut[pointer] = number
+        resumed = publisher.resume()
+        if resumed:
+            log.warning("preparations_resumed", extra={"count": resumed})
+
+    def _hear_keeper(self) -> None:
+        control = take_launcher(self.keeper)
+        if control is None:
+            self.stopping.set()  # the keeper is gone, and with it everything else
+            asyncio.get_running_loop().remove_reader(self.keeper.fileno())
+        else:
+            self._adopting = asyncio.get_running_loop().create_task(self._adopt(control))
+
+    async def _adopt(self, control: socket.socket) -> None:
+        try:
+            self.workers.adopt(await Launcher.adopt(control, self.given.weaker))
+        except SandboxError as error:
+            log.error("launcher_not_adopted", extra={"error": str(error)})  # noqa: TRY400 - the keeper starts another
+
+    async def _keep_up(self) -> None:
+        """Write the journal each second, and trim what is too old each hour."""
+        beats = 0
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            await self.journal.flush()
+            beats += 1
+            if beats % _TRIM_EVERY == 1:
+                try:
+                    await self.store.trim(self.clock.now() - self.config.log_days * _DAY_S)
+                except PyfaasError as error:
+                    log.warning("trim_failed", extra={"code": error.code.value})
+
+
+async def _run(given: Handover) -> int:
+    server = Server(given)
+    try:
+        await server.open()
+    except (PyfaasError, SandboxError) as error:
+        print(f"pyfaas serve: {error}", file=sys.stderr)
+        return _REFUSES
+    gc.collect()
+    gc.freeze()
+    await server.serve()
+    await server.drain()
+    await server.close()
+    return 0
+
+
+class _Lines(logging.Formatter):
+    """One line an event: JSON, or words on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        plain = logging.makeLogRecord({}).__dict__
+        extra = {k: v for k, v in record.__dict__.items() if k not in plain and k not in ("message", "taskName")}
+        shown = {"at": round(record.created, 3), "level": record.levelname.lower(), "event": record.getMessage(), **extra}
+        if record.exc_info:
+            shown["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(shown, default=str)
+
+
+def main(given: Handover) -> None:
+    """Be the server; leaves the process with its status."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    status = uvloop.run(_run(given))
+    sys.stderr.flush()
+    os._exit(status)

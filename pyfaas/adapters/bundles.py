@@ -94,6 +94,7 @@ def _translated() -> Iterator[None]:
 def _write_synced(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o644)  # a VM's uid reads it where it is attached; the data directory is closed to others
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -30,6 +30,7 @@ from sandbox.spec import MIB, Ending, Fate, Limits
 from sandbox.wire import Kind, packet
 
 _BUILD_LIMITS = Limits(memory_bytes=2048 * MIB, pids=128, cpu=2.0, tmp_bytes=1024 * MIB)
+OUT = "/app/build/out"  # where a launcher attaches what may be written
 _COMPILE_S, _INSTALL_S = 120.0, 900.0
 _PASSING = frozenset({"index_unreachable", "storage_full", "lost"})
 _TAIL = 4000
@@ -62,7 +63,7 @@ class Preparing:
             await self._workers.stage(vm.id, staged)
             order = {
                 "do": "build",
-                "out": "/app/out",
+                "out": OUT,
                 "environment_only": True,
                 "requirements": list(version.revision.requirements),
                 "tool": dict(self._tool),
@@ -83,7 +84,7 @@ class Preparing:
             order = {
                 "do": "build",
                 "bundle": "/app/bundle",
-                "out": "/app/out",
+                "out": OUT,
                 "environment_only": False,
                 "requirements": None,
                 "tool": {},

@@ -244,6 +244,26 @@ class Service:
 
     # ---- running
 
+    def is_plain(self, caller: Caller, name: str, qualifier: str | None) -> bool:
+        """Tell whether a call needs no decision and will be answered whole: what the front takes itself."""
+        entry = self.registry.by_name.get((caller.account.id, name))
+        lane = entry.routes.get(qualifier) if entry is not None else None
+        return lane is not None and not lane.version.generator and caller.may(Scope.INVOKE)
+
+    def check_url(self, caller: Caller | None, owner: str, name: str) -> None:
+        """Let a call under /f/ pass when it is the owner's, or the function is public; raises unauthenticated or not_found."""
+        entry = self.registry.by_name.get((self.registry.account(owner).id, name)) if self._has_account(owner) else None
+        if entry is not None and entry.function.settings.public:
+            return
+        if caller is None:
+            raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="send Authorization: Bearer pf_…")
+        if entry is None or caller.account.id != entry.function.account:
+            raise not_found("function", name)
+        require(caller, Scope.INVOKE)
+
+    def _has_account(self, name_or_id: str) -> bool:
+        return name_or_id in self.registry.account_names or name_or_id in self.registry.accounts
+
     async def invoke(self, request: Request, accepted: Callable[[Running], None] | None = None) -> Result:
         """Run one call to its result; raises what refuses it. A stream's items are not kept here."""
         sink = _Waiter()

@@ -14,6 +14,7 @@ from sandbox import kernel
 from sandbox.launcher.confine import BUILD_DIR, INSIDE_ID, UNCOVERED
 
 SLOTS = ("code", "environment", "bundle", "tool", "1", "2", "3", "4")
+_FILE_SLOTS = ("bundle",)  # what is attached there is a file
 BUILD_SLOTS = ("out",)
 _DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "ssl", "mime.types", "services", "protocols")
@@ -29,7 +30,10 @@ def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None
     with open(root + UNCOVERED, "w") as file:
         file.write("opening this shows that Landlock is not live\n")
     for slot in SLOTS:
-        os.mkdir(f"{root}/app/{slot}", 0o755)
+        if slot in _FILE_SLOTS:
+            _empty_file(f"{root}/app/{slot}")
+        else:
+            os.mkdir(f"{root}/app/{slot}", 0o755)
     for slot in BUILD_SLOTS:
         os.mkdir(f"{root}{BUILD_DIR}/{slot}", 0o755)
     _system(root)
@@ -74,7 +78,7 @@ def _etc(root: str, *, network: bool) -> None:
 def _devices(root: str) -> None:
     for name, _minor in _DEVICES:
         target = f"{root}/dev/{name}"
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        _empty_file(target)
         tree = kernel.open_tree(kernel.AT_FDCWD, "/dev/" + name)
         kernel.mount_setattr(tree, "", kernel.ATTR_NOSUID | kernel.ATTR_NOEXEC)
         kernel.move_mount(tree, target)
@@ -91,10 +95,14 @@ def _bind(root: str, path: str) -> None:
         os.makedirs(target, 0o755, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        _empty_file(target)
     tree = kernel.open_tree(kernel.AT_FDCWD, source, recursive=True)
     try:
         kernel.mount_setattr(tree, "", _READ_ONLY, recursive=True)
         kernel.move_mount(tree, target)
     finally:
         os.close(tree)
+
+
+def _empty_file(path: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))

@@ -1,0 +1,136 @@
+"""Where the CLI writes: results on stdout, everything else on stderr.
+
+Off a terminal there are no frames, colours or truncation; on one, control characters in what others wrote (names,
+log lines, messages) are shown, not obeyed. rich is only loaded for a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pyfaas.cli.options import Globals, Output
+from pyfaas.config import environment
+
+
+def out(text: str) -> None:
+    """Write a line of result."""
+    sys.stdout.write((_tame(text) if sys.stdout.isatty() else text) + "\n")
+    sys.stdout.flush()
+
+
+def err(text: str) -> None:
+    """Write a line that is no result."""
+    sys.stderr.write((_tame(text) if sys.stderr.isatty() else text) + "\n")
+    sys.stderr.flush()
+
+
+def note(chosen: Globals, text: str) -> None:
+    """Write a line that is no result, unless told to be quiet."""
+    if not chosen.quiet:
+        err(text)
+
+
+def raw(content: bytes) -> None:
+    """Write bytes of a result as they are."""
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def end_of_result(last: bytes) -> None:
+    """End a result with a newline on a terminal, where the prompt follows."""
+    if sys.stdout.isatty() and not last.endswith(b"\n"):
+        raw(b"\n")
+
+
+def render(document: Any, output: Output) -> str:
+    """Write a document for programs."""
+    if output is Output.YAML:
+        text: str = importlib.import_module("yaml").safe_dump(document, sort_keys=False, allow_unicode=True)
+        return text.rstrip("\n")
+    return json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+
+
+def show(chosen: Globals, document: Mapping[str, Any], columns: Sequence[str] = ()) -> None:
+    """Show one thing: as a document, or as a line for each of its keys (or the `columns` of it)."""
+    if chosen.output is not Output.TABLE:
+        out(render(document, chosen.output))
+        return
+    keys = [key for key in columns if key in document] or list(document)
+    if chosen.quiet:
+        out(cell(document[keys[0]]))
+        return
+    width = max(map(len, keys), default=0)
+    for key in keys:
+        out(f"{key.ljust(width)}  {cell(document[key], key)}".rstrip())
+
+
+def show_list(chosen: Globals, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Show many things: as {items, next}, or as a table of `columns`; quiet leaves only the first of these."""
+    if chosen.output is not Output.TABLE:
+        out(render({"items": list(rows), "next": None}, chosen.output))
+    elif chosen.quiet:
+        for row in rows:
+            out(cell(row.get(columns[0]), columns[0]))
+    else:
+        table(columns, [[cell(row.get(name), name) for name in columns] for row in rows])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write aligned columns; on a terminal with rich, which folds what is too wide."""
+    if sys.stdout.isatty() and environment("TERM") != "dumb":
+        rich_table = importlib.import_module("rich.table").Table(box=None, pad_edge=False, header_style="bold")
+        for head in heads:
+            rich_table.add_column(head.upper(), overflow="fold")
+        text = importlib.import_module("rich.text").Text
+        for row in rows:
+            rich_table.add_row(*(text(_tame(value)) for value in row))
+        importlib.import_module("rich.console").Console().print(rich_table)
+        return
+    lines = [[head.upper() for head in heads], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    for line in lines:
+        out("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def progress(chosen: Globals, text: str) -> Iterator[None]:
+    """Show that something goes on, on a terminal only."""
+    if chosen.quiet or chosen.output is not Output.TABLE or not sys.stderr.isatty():
+        yield
+        return
+    shown = importlib.import_module("rich.console").Console(stderr=True)
+    with shown.status(importlib.import_module("rich.markup").escape(_tame(text))):
+        yield
+
+
+def cell(value: Any, key: str = "") -> str:
+    """Write a value for people; times are told by their key."""
+    if value is None or value in ({}, []):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and key in _TIMES:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    if isinstance(value, int) and key in ("memory", "size"):
+        return f"{value / (1 << 20):g}M" if value >= 1 << 20 else f"{value / 1024:.1f}K"
+    if key == "timeout" and isinstance(value, int | float):
+        return f"{value / 1000:g}s"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+_TIMES = frozenset({"created", "expires", "finished", "started", "since", "from", "to"})
+
+
+def _tame(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else f"\\x{ord(c):02x}" for c in text)

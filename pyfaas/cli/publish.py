@@ -1,0 +1,122 @@
+"""Verbs that make functions: scaffold one, publish one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyfaas.cli import console
+from pyfaas.cli.options import Globals, Output
+from pyfaas.cli.session import act, chosen, pairs
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.errors import FunctionError, invalid
+from pyfaas.client.packing import Package, pack
+from pyfaas.names import check_alias_name, check_name, parse_duration
+
+app = typer.Typer(rich_markup_mode=None)
+_TAIL = 20
+_COLUMNS = ("function", "version", "state", "changed")
+_MAIN = '''"""What this function does."""
+
+
+def handler(event, context):
+    """Answer one event."""
+    return {"hello": event.get("name", "world")}
+'''
+_TOML = """name = "{name}"
+handler = "main:handler"
+memory = "256M"
+timeout = "30s"
+requirements = []
+"""
+
+
+@app.command()
+def init(ctx: typer.Context, name: Annotated[str, typer.Argument(help="the function, and its directory")] = "hello") -> None:
+    """Scaffold a function directory."""
+    check_name(name)
+    root = Path(name)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise invalid(f"{root} exists and is not empty", "choose another name")
+    root.mkdir(exist_ok=True)
+    (root / "main.py").write_text(_MAIN)
+    (root / "pyfaas.toml").write_text(_TOML.format(name=name))
+    console.note(chosen(ctx), f"wrote {root}/main.py and {root}/pyfaas.toml; next: pyfaas deploy {root}")
+
+
+@app.command()
+def deploy(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(help="a directory, a Python file or a zip")],
+    name: Annotated[str | None, typer.Option(help="the function's name", show_default=False)] = None,
+    handler: Annotated[str | None, typer.Option(help="module:attribute", show_default=False)] = None,
+    requirements: Annotated[Path | None, typer.Option(help="a file that lists requirements", show_default=False)] = None,
+    memory: Annotated[str | None, typer.Option(help="such as 256M", show_default=False)] = None,
+    timeout: Annotated[str | None, typer.Option(help="such as 30s", show_default=False)] = None,
+    env: Annotated[list[str] | None, typer.Option(help="K=V; repeats", show_default=False)] = None,
+    alias: Annotated[str | None, typer.Option(help="point this release alias at the version once it is ready", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it is ready and cut over")] = True,  # noqa: FBT002
+    wait_timeout: Annotated[str | None, typer.Option(help="give up waiting after", show_default=False)] = None,
+) -> None:
+    """Publish a version, and wait until it answers."""
+    options = chosen(ctx)
+    if alias is not None:
+        check_alias_name(alias)
+        if not wait:
+            raise typer.BadParameter("--alias needs a version that is ready; leave --no-wait out")
+    limit = parse_duration(wait_timeout, "--wait-timeout") / 1000 if wait_timeout else None
+    overrides: dict[str, Any] = {"handler": handler, "memory": memory, "timeout": timeout}
+    if env:
+        overrides["env"] = pairs(env, "--env")
+    package = pack(path, name=name, overrides=overrides, requirements=requirements)
+
+    async def work(client: AsyncClient) -> dict[str, Any]:
+        with console.progress(options, f"publishing {package.name} ({len(package.bundle) / 1024:.0f} KiB)"):
+            published = await client.publish(package)
+        if not wait:
+            return published
+        shown = published | await _wait(client, options, package, published["version"], limit)
+        if shown["state"] == "ready" and alias is not None:
+            await client.set_alias(package.name, alias, shown["version"])
+            console.note(options, f"{package.name}:{alias} is version {shown['version']}")
+        return shown
+
+    shown = act(ctx, work)
+    _show(options, shown)
+    if shown["state"] == "failed":
+        raise act(ctx, lambda client: failed_version(client, options, shown))
+
+
+async def _wait(client: AsyncClient, options: Globals, package: Package, version: int, limit: float | None) -> dict[str, Any]:
+    try:
+        with console.progress(options, f"preparing {package.name}:{version}"):
+            return await client.wait_version(package.name, version, timeout=limit)
+    except asyncio.CancelledError:
+        console.err(f"{package.name}:{version} is published; its preparation goes on (pyfaas describe {package.name}:{version})")
+        raise
+
+
+async def failed_version(client: AsyncClient, options: Globals, version: dict[str, Any]) -> FunctionError:
+    """Return what to raise for a version that failed; writes the tail of its build log."""
+    reason = version.get("reason") or {}
+    name, number = version["function"], version["version"]
+    tail = str(reason.get("log") or "").splitlines()
+    if not tail:
+        tail = [str(line["line"]) async for line in client.logs(name, version=number, build=True)]
+    if options.output is Output.TABLE:
+        for line in tail[-_TAIL:]:
+            console.err(line)
+    message = f"{name}:{number} failed: {reason.get('message') or reason.get('code') or 'no reason was given'}"
+    hint = f"the whole build log: pyfaas logs {name}:{number} --build"
+    problem = {"code": reason.get("code") or "init_error", "fault": "function", "detail": message, "hint": hint, "log": tail[-_TAIL:]}
+    return FunctionError(message, problem=problem, outcome="init_error")
+
+
+def _show(options: Globals, shown: dict[str, Any]) -> None:
+    if options.output is Output.TABLE:
+        console.show_list(options, [shown], [name for name in _COLUMNS if name in shown])
+    else:
+        console.show(options, shown)

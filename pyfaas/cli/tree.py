@@ -1,0 +1,109 @@
+"""The tree of commands, and the one place where failures become messages and exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pyfaas import __version__
+from pyfaas.cli.options import Globals, Output, add_options
+from pyfaas.cli.verbs import VERBS
+
+_USAGE, _INTERRUPTED = 2, 130
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Verbs(TyperGroup):
+    """Knows the verbs by name, and imports a verb's module when it is used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
+        """Return a verb's command; None for what is no verb."""
+        return load(cmd_name) if cmd_name in VERBS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb, or name the nearest one."""
+        if args and args[0] not in VERBS:
+            near = difflib.get_close_matches(args[0], VERBS, 1)
+            ctx.fail(f"no verb {args[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - click's signature
+        """Write the verbs' one-line help from the table, which imports nothing."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+def load(verb: str) -> Any:
+    """Import a verb's module and return its command, with the options that every verb has."""
+    module = importlib.import_module(VERBS[verb][0])
+    return add_options(typer.main.get_command(module.app).commands[verb])  # type: ignore[attr-defined]
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - a callback of typer's
+    if value:
+        typer.echo(f"pyfaas {__version__}")
+        raise typer.Exit
+
+
+def build() -> Any:
+    """Return the root command."""
+    app = typer.Typer(
+        cls=Verbs, add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+
+    @app.callback()
+    def root(
+        version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,  # noqa: FBT002
+    ) -> None:
+        """A serverless server for one Linux box."""
+
+    return add_options(typer.main.get_group(app))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    chosen = Globals()
+    try:
+        with build().make_context("pyfaas", list(arguments), obj=chosen) as ctx:
+            ctx.command.invoke(ctx)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (KeyboardInterrupt, typer.Abort, EOFError):
+        return _INTERRUPTED
+    except Exception as error:  # the CLI's top loop: what has no name here is re-raised with its traceback
+        return _failed(error, chosen)
+    return 0
+
+
+def _failed(error: Exception, chosen: Globals) -> int:
+    failures = importlib.import_module("pyfaas.cli.failures")
+    errors = importlib.import_module("pyfaas.client.errors")
+    refusal = importlib.import_module("pyfaas.errors").PyfaasError
+    if isinstance(error, UsageError.__mro__[1]):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error) or error.format_message(), err=True)  # type: ignore[attr-defined]
+            return _USAGE
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} --help" if context else "pyfaas --help"
+        error = errors.invalid(error.format_message(), hint)
+    elif isinstance(error, refusal):
+        error = errors.from_refusal(error)
+    elif not isinstance(error, errors.Error):
+        raise error
+    if chosen.output not in set(Output):
+        chosen.output = Output.TABLE
+    failures.tell(error, chosen)
+    return int(failures.exit_code(error))

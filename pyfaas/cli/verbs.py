@@ -1,0 +1,27 @@
+"""The verbs, each with the module that is imported when it is used."""
+
+VERBS = {
+    "serve": ("pyfaas.cli.serve", "run the server"),
+    "init": ("pyfaas.cli.publish", "scaffold a function directory"),
+    "deploy": ("pyfaas.cli.publish", "publish a version of a directory, a Python file or a zip"),
+    "invoke": ("pyfaas.cli.invoke", "run a function; the result on stdout"),
+    "run": ("pyfaas.cli.invoke", "run a file's function once in a container, deploying nothing"),
+    "logs": ("pyfaas.cli.logs", "show a function's log, or a version's build log"),
+    "ls": ("pyfaas.cli.functions", "list functions"),
+    "describe": ("pyfaas.cli.functions", "show a function"),
+    "versions": ("pyfaas.cli.functions", "list a function's versions"),
+    "rm": ("pyfaas.cli.functions", "remove a function or a version"),
+    "rollback": ("pyfaas.cli.functions", "go back to the previous ready version"),
+    "alias": ("pyfaas.cli.aliases", "release aliases: set, ls, rm"),
+    "jobs": ("pyfaas.cli.jobs", "asynchronous work: ls, get, wait, cancel, replay"),
+    "account": ("pyfaas.cli.accounts", "accounts: create, ls, rm (admin)"),
+    "token": ("pyfaas.cli.accounts", "tokens: create, ls, revoke, rotate-admin"),
+    "login": ("pyfaas.cli.accounts", "keep a server's URL and a token in a profile"),
+    "whoami": ("pyfaas.cli.accounts", "show whom the token speaks for"),
+    "usage": ("pyfaas.cli.accounts", "show what was used"),
+    "fleet": ("pyfaas.cli.operate", "show VMs, containers and fleets"),
+    "doctor": ("pyfaas.cli.doctor", "show what this kernel allows, layer by layer"),
+    "limits": ("pyfaas.cli.operate", "show every limit"),
+    "demo": ("pyfaas.cli.demo", "start a server, deploy the examples, call them, stop"),
+    "completion": ("pyfaas.cli.completion", "print a completion script for bash, zsh or fish"),
+}

@@ -1,0 +1,52 @@
+"""The two parts of a publication: `config` (JSON) and `code` (a zip)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.web import event
+
+_CONFIG_BYTES = 256 * 1024
+_FRAMING_BYTES = 64 * 1024  # what multipart adds
+
+
+async def read_upload(request: web.Request, limit: int) -> tuple[dict[str, Any], bytes]:
+    """Read a multipart publication; raises invalid_request, or payload_too_large as soon as that is clear."""
+    if not request.content_type.startswith("multipart/"):
+        await event.read_body(request, limit, "bundle_packed")
+        raise PyfaasError(Code.INVALID_REQUEST, "a publication is multipart/form-data with the parts config and code")
+    if request.content_length is not None and request.content_length > limit + _CONFIG_BYTES + _FRAMING_BYTES:
+        await event.read_body(request, limit, "bundle_packed")
+    try:
+        parts = await _parts(request, limit)
+    except (ValueError, AssertionError) as error:
+        raise PyfaasError(Code.INVALID_REQUEST, f"the multipart body is broken: {error}") from None
+    if "code" not in parts:
+        raise PyfaasError(Code.INVALID_REQUEST, "the part `code` is missing: a zip of the function's files")
+    try:
+        config = json.loads(parts.get("config") or b"{}")
+    except (ValueError, RecursionError):
+        raise PyfaasError(Code.INVALID_REQUEST, "the part `config` is no JSON") from None
+    if not isinstance(config, dict):
+        raise PyfaasError(Code.INVALID_REQUEST, "the part `config` must be a JSON object")
+    return config, parts["code"]
+
+
+async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    async for part in await request.multipart():
+        name = part.name if isinstance(part, BodyPartReader) else None
+        if not isinstance(part, BodyPartReader) or name not in ("config", "code"):
+            raise PyfaasError(Code.UNKNOWN_KEY, f"unknown part {name!r}", hint="the parts are config and code")
+        most = limit if name == "code" else _CONFIG_BYTES
+        content = bytearray()
+        while chunk := await part.read_chunk(1 << 16):
+            content += chunk
+            if len(content) > most:
+                raise event.too_large(most, len(content), "bundle_packed" if name == "code" else "config")
+        found[name] = bytes(content)
+    return found
