@@ -1,0 +1,346 @@
+"""A server that follows interface.md and runs nothing: what a function answers is chosen by its name.
+
+Started as a process (`python fake_server.py FILE`), it writes its URL to FILE. The token `pf_good` may everything,
+`pf_read` only reads, anything else is unknown. What it was asked is kept under /fake/requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+PROBLEM = "application/problem+json"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OUTCOMES = {
+    "boom": (500, "error"),
+    "badinit": (502, "init_error"),
+    "oom": (502, "oom"),
+    "slow": (504, "timeout"),
+    "gone": (409, "cancelled"),
+    "lost": (503, "lost"),
+}
+REFUSALS = {
+    "badevent": (400, "invalid_event"),
+    "busy": (429, "throttled"),
+    "full": (503, "no_capacity"),
+    "broken": (500, "internal"),
+}
+
+
+class Fake:
+    """What the server remembers."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.functions: dict[str, list[dict[str, Any]]] = {}
+        self.aliases: dict[str, dict[str, Any]] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.cancelled = 0
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """Return a function's versions, or refuse."""
+        if name not in self.functions:
+            raise refusal(404, "not_found", f"no function {name!r}")
+        return self.functions[name]
+
+
+def refusal(status: int, code: str, detail: str, hint: str = "", **headers: str) -> web.HTTPException:
+    """Return a problem document as what aiohttp raises."""
+    body = {"type": "about:blank", "status": status, "code": code, "fault": "caller", "detail": detail, "hint": hint, "evidence": {}}
+    error = web.HTTPException(text=json.dumps(body), content_type=PROBLEM, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    error.set_status(status)
+    return error
+
+
+@web.middleware
+async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep what was asked, and check the token."""
+    fake: Fake = request.app["fake"]
+    if request.path.startswith("/fake/"):
+        return await handler(request)
+    fake.requests.append({"method": request.method, "path": request.raw_path, "headers": dict(request.headers)})
+    token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if token not in ("pf_good", "pf_read"):
+        raise refusal(401, "unauthenticated", "the token is missing or unknown", "run: pyfaas login")
+    if token == "pf_read" and request.method != "GET":
+        raise refusal(403, "not_allowed", "the token lacks the scope deploy")
+    return await handler(request)
+
+
+async def publish(request: web.Request) -> web.Response:
+    """Keep a bundle."""
+    name, parts = request.match_info["name"], {}
+    async for part in await request.multipart():
+        parts[part.name] = await part.read(decode=False)
+    config = json.loads(parts["config"])
+    with zipfile.ZipFile(io.BytesIO(parts["code"])) as archive:
+        names = sorted(archive.namelist())
+    versions = request.app["fake"].functions.setdefault(name, [])
+    state = "failed" if name == "fails" else "ready"
+    reason = {"code": "import_failed", "message": "ModuleNotFoundError: no module named 'nothing'"} if state == "failed" else None
+    version = {
+        "function": name,
+        "version": len(versions) + 1,
+        "state": state,
+        "reason": reason,
+        "created": time.time(),
+        "bundle": "0" * 64,
+        "size": len(parts["code"]),
+        "environment": None,
+        "containers": 0,
+        "withdrawn": False,
+        "config": config,
+        "files": names,
+    }
+    versions.append(version)
+    return web.json_response({"function": name, "version": version["version"], "state": "stored", "changed": True}, status=201)
+
+
+async def functions(request: web.Request) -> web.Response:
+    """List one function a page, so that pages must be joined."""
+    fake: Fake = request.app["fake"]
+    rest = sorted(n for n in fake.functions if n > request.query.get("after", ""))
+    items = [{"name": n, "latest": len(fake.functions[n]), "state": "ready", "created": 0.0} for n in rest[:1]]
+    return web.json_response({"items": items, "next": rest[0] if len(rest) > 1 else None})
+
+
+async def function(request: web.Request) -> web.Response:
+    """Show a function."""
+    fake: Fake = request.app["fake"]
+    name = request.match_info["name"]
+    return web.json_response({"name": name, "latest": len(fake.versions(name)), "aliases": fake.aliases.get(name, {})})
+
+
+async def versions(request: web.Request) -> web.Response:
+    """List versions."""
+    return web.json_response({"items": request.app["fake"].versions(request.match_info["name"])[::-1], "next": None})
+
+
+async def version(request: web.Request) -> web.Response:
+    """Show a version; the one of `forever` is never prepared."""
+    name, found = request.match_info["name"], request.app["fake"].versions(request.match_info["name"])
+    if name == "forever":
+        await asyncio.sleep(float(request.query.get("wait", "0")))
+        return web.json_response({**found[-1], "state": "preparing"})
+    return web.json_response(found[int(request.match_info["n"]) - 1])
+
+
+async def remove(request: web.Request) -> web.Response:
+    """Remove a function."""
+    name = request.match_info["name"]
+    request.app["fake"].versions(name)
+    del request.app["fake"].functions[name]
+    return web.Response(status=204)
+
+
+async def rollback(request: web.Request) -> web.Response:
+    """Go back one version."""
+    found = request.app["fake"].versions(request.match_info["name"])
+    if len(found) < 2:
+        raise refusal(409, "conflict", "no earlier ready version")
+    return web.json_response({"function": request.match_info["name"], "version": len(found) - 1})
+
+
+async def set_alias(request: web.Request) -> web.Response:
+    """Keep a release alias."""
+    name, alias = request.match_info["name"], request.match_info["alias"]
+    request.app["fake"].versions(name)
+    request.app["fake"].aliases.setdefault(name, {})[alias] = await request.json()
+    return web.json_response(request.app["fake"].aliases[name][alias])
+
+
+async def invoke(request: web.Request) -> web.StreamResponse:
+    """Answer as the function's name says; any other name echoes its event."""
+    fake: Fake = request.app["fake"]
+    name = request.match_info["name"]
+    event = await request.read()
+    fake.versions(name)
+    if request.headers.get("Prefer") == "respond-async":
+        job = {"id": f"job-{len(fake.jobs) + 1}", "state": "queued"}
+        fake.jobs[job["id"]] = {"name": name, "event": event}
+        return web.json_response(job, status=202, headers={"Location": f"/v1/invocations/{job['id']}"})
+    headers = {"Pyfaas-Invocation-Id": "inv-1", "Pyfaas-Requested-Version": "2", "Pyfaas-Executed-Version": "2"}
+    if name in OUTCOMES:
+        status, outcome = OUTCOMES[name]
+        return failed(status, outcome, headers)
+    if name in REFUSALS:
+        status, code = REFUSALS[name]
+        raise refusal(status, code, f"refused: {code}", Pyfaas_Outcome="rejected", Retry_After="7")
+    if name in ("ticks", "breaks", "endless"):
+        return await stream(request, name, headers)
+    if name == "hangs":
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            fake.cancelled += 1
+            raise
+    if name == "old":
+        headers["Pyfaas-Executed-Version"] = "1"
+    kind = request.content_type
+    if name == "picture":
+        return web.Response(body=b"\x89PNG\x00", content_type="application/octet-stream", headers=headers)
+    return web.Response(body=event, content_type=kind, headers={**headers, "Pyfaas-Outcome": "ok"})
+
+
+def failed(status: int, outcome: str, headers: dict[str, str]) -> web.Response:
+    """Answer as a run that failed."""
+    headers = {**headers, "Pyfaas-Outcome": outcome}
+    if outcome in ("error", "init_error"):
+        body: dict[str, Any] = {"errorType": "ValueError", "errorMessage": "boom", "stackTrace": ["main.py:3 handler"], "invocationId": "inv-1"}
+        return web.json_response(body, status=status, headers=headers)
+    body = {"status": status, "code": outcome, "fault": "function", "detail": f"the run ended as {outcome}", "hint": "", "evidence": {}}
+    return web.Response(text=json.dumps(body), status=status, content_type=PROBLEM, headers=headers)
+
+
+async def stream(request: web.Request, name: str, headers: dict[str, str]) -> web.StreamResponse:
+    """Answer as a generator."""
+    response = web.StreamResponse(headers={**headers, "Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    count = 0
+    try:
+        while count < 3 or name == "endless":
+            await response.write(json.dumps({"n": count}).encode() + b"\n")
+            count += 1
+            await asyncio.sleep(0)
+    except (ConnectionError, asyncio.CancelledError):
+        request.app["fake"].cancelled += 1
+        raise
+    if name == "breaks":
+        await response.write(b'{"$error": {"code": "error", "errorType": "KeyError", "errorMessage": "late"}}\n')
+    await response.write_eof()
+    return response
+
+
+async def job(request: web.Request) -> web.Response:
+    """Show a job as ended, in the state that its function's name says."""
+    fake: Fake = request.app["fake"]
+    kept = fake.jobs.get(request.match_info["id"])
+    if kept is None:
+        raise refusal(404, "not_found", "no invocation of that id")
+    name = kept["name"]
+    shown: dict[str, Any] = {"id": request.match_info["id"], "function": name, "version": 1, "state": "succeeded", "outcome": "ok"}
+    shown |= {"attempts": [], "created": 0.0, "finished": 1.0}
+    if name == "boom":
+        shown |= {"state": "dead", "outcome": "error", "error": {"errorType": "ValueError", "errorMessage": "boom"}}
+    elif name == "late":
+        shown |= {"state": "expired", "outcome": "timeout", "error": {"detail": "its deadline passed"}}
+    elif name == "hangs":
+        await asyncio.sleep(float(request.query.get("wait", "0")))
+        shown |= {"state": "running", "outcome": None, "finished": None}
+    else:
+        shown["result"] = json.loads(kept["event"])
+    return web.json_response(shown)
+
+
+async def jobs(request: web.Request) -> web.Response:
+    """List jobs."""
+    wanted = request.query.get("state")
+    rows = [{"id": i, "function": j["name"], "state": "dead" if j["name"] == "boom" else "succeeded"} for i, j in request.app["fake"].jobs.items()]
+    return web.json_response({"items": [r for r in rows if wanted in (None, r["state"])], "next": None})
+
+
+async def replay(request: web.Request) -> web.Response:
+    """Queue a job again."""
+    fake: Fake = request.app["fake"]
+    again = f"job-{len(fake.jobs) + 1}"
+    body = await request.read()
+    kept = fake.jobs[request.match_info["id"]]
+    fake.jobs[again] = {**kept, "event": body or kept["event"]}
+    return web.json_response({"id": again, "state": "queued", "replay_of": request.match_info["id"]}, status=202)
+
+
+async def logs(request: web.Request) -> web.Response:
+    """Show two lines."""
+    rows = [
+        {"ts": 1.0, "stream": "out", "line": "hello \x1b[31m", "invocation": "inv-1", "version": 1},
+        {"ts": 2.0, "stream": "err", "line": "world", "invocation": "inv-1", "version": 1},
+    ]
+    return web.Response(text="".join(json.dumps(row) + "\n" for row in rows), content_type="application/x-ndjson")
+
+
+async def fixed(request: web.Request) -> web.Response:
+    """Answer what needs no state."""
+    answers: dict[str, Any] = {
+        "/v1/whoami": {"account": "default", "id": "000000000001", "scopes": ["deploy", "invoke", "read"], "expires": None},
+        "/v1/limits": {"sync_payload": {"value": 6291456, "unit": "bytes", "key": "sync_payload"}},
+        "/v1/accounts": {"items": [{"account": "default", "id": "000000000001"}], "next": None},
+        "/v1/tokens": {"items": [{"id": "tok-1", "scopes": ["read"]}], "next": None},
+        "/v1/usage": {"items": [{"kind": "call", "function": "echo", "calls": 3, "outcomes": {"ok": 3}, "wall_ms": 9}], "next": None},
+        "/v1/fleets": {"warming": {"ready": 4, "target": 4, "hits": 1, "misses": 0}, "vms": [], "functions": []},
+    }
+    return web.json_response(answers[request.path])
+
+
+async def create(request: web.Request) -> web.Response:
+    """Answer a created account or token."""
+    asked = await request.json() if request.can_read_body else {}
+    if request.path == "/v1/accounts":
+        return web.json_response({"account": asked["name"], "id": "000000000002", "token": "pf_new"}, status=201)
+    return web.json_response({"id": "tok-2", "token": "pf_new", **asked}, status=201)
+
+
+async def gone(_request: web.Request) -> web.Response:
+    """Answer that something was removed."""
+    return web.Response(status=204)
+
+
+async def requests(request: web.Request) -> web.Response:
+    """Show what was asked."""
+    fake: Fake = request.app["fake"]
+    return web.json_response({"requests": fake.requests, "cancelled": fake.cancelled, "functions": fake.functions})
+
+
+def build() -> web.Application:
+    """Return the application."""
+    app = web.Application(middlewares=[watch], client_max_size=64 << 20)
+    app["fake"] = Fake()
+    add = app.router.add_route
+    add("PUT", "/v1/functions/{name}", publish)
+    add("GET", "/v1/functions", functions)
+    add("GET", "/v1/functions/{name}", function)
+    add("DELETE", "/v1/functions/{name}", remove)
+    add("GET", "/v1/functions/{name}/versions", versions)
+    add("GET", "/v1/functions/{name}/versions/{n}", version)
+    add("POST", "/v1/functions/{name}/rollback", rollback)
+    add("PUT", "/v1/functions/{name}/aliases/{alias}", set_alias)
+    add("DELETE", "/v1/functions/{name}/aliases/{alias}", gone)
+    add("POST", "/v1/functions/{name}/invoke", invoke)
+    add("GET", "/v1/functions/{name}/logs", logs)
+    add("GET", "/v1/invocations", jobs)
+    add("GET", "/v1/invocations/{id}", job)
+    add("DELETE", "/v1/invocations/{id}", job)
+    add("POST", "/v1/invocations/{id}/replay", replay)
+    for path in ("whoami", "limits", "accounts", "tokens", "usage", "fleets"):
+        add("GET", f"/v1/{path}", fixed)
+    add("POST", "/v1/accounts", create)
+    add("POST", "/v1/tokens", create)
+    add("POST", "/v1/tokens/rotate-admin", create)
+    add("DELETE", "/v1/accounts/{name}", gone)
+    add("DELETE", "/v1/tokens/{id}", gone)
+    add("GET", "/fake/requests", requests)
+    return app
+
+
+async def serve(place: Path) -> None:
+    """Listen on a free port, and tell which."""
+    runner = web.AppRunner(build(), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    place.write_text(f"http://127.0.0.1:{port}")
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1])))
