@@ -17,7 +17,7 @@ from pyfaas.cli.options import Globals, Output, add_options
 from pyfaas.cli.verbs import VERBS
 
 _USAGE, _INTERRUPTED = 2, 130
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+ClickException: type[Any] = typer.BadParameter.__mro__[2]
 
 
 class Verbs(TyperGroup):
@@ -92,9 +92,9 @@ def _failed(error: Exception, chosen: Globals) -> int:
     failures = importlib.import_module("pyfaas.cli.failures")
     errors = importlib.import_module("pyfaas.client.errors")
     refusal = importlib.import_module("pyfaas.errors").PyfaasError
-    if isinstance(error, UsageError.__mro__[1]):
+    if isinstance(error, ClickException):
         if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(str(error) or error.format_message(), err=True)  # type: ignore[attr-defined]
+            typer.echo(str(error) or error.format_message(), err=True)
             return _USAGE
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else "pyfaas --help"

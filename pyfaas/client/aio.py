@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,7 @@ from pyfaas.client.profile import locate
 from pyfaas.model import JobState
 
 NDJSON = "application/x-ndjson"
-_POLL_S = 30.0
-_FOLLOW_S = 0.5
+_POLL_S = 30
 _PAGE = 1000
 _SETTLED = frozenset({"ready", "failed"})
 
@@ -82,8 +82,7 @@ class AsyncClient:
         clock = asyncio.get_running_loop().time
         until = clock() + timeout if timeout is not None else None
         while True:
-            wait = _POLL_S if until is None else min(_POLL_S, max(0.0, until - clock()))
-            shown = await self._get(f"{_function(name)}/versions/{version}", wait=f"{wait:g}")
+            shown = await self._get(f"{_function(name)}/versions/{version}", wait=_whole(until, clock()))
             # An answer before the wait was over means that it is settled, cut over included.
             if shown["state"] in _SETTLED:
                 return shown
@@ -151,17 +150,16 @@ class AsyncClient:
 
     # ---- asynchronous work
 
-    async def job(self, job_id: str, *, wait: float = 0.0) -> dict[str, Any]:
+    async def job(self, job_id: str, *, wait: int = 0) -> dict[str, Any]:
         """Show an asynchronous invocation, once it ended or after `wait` seconds."""
-        return await self._get(f"/v1/invocations/{quote(job_id, safe='')}", wait=f"{wait:g}" if wait else None)
+        return await self._get(f"/v1/invocations/{quote(job_id, safe='')}", wait=wait or None)
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
         """Return an asynchronous invocation once it ended; raises TimeoutError after `timeout` seconds."""
         clock = asyncio.get_running_loop().time
         until = clock() + timeout if timeout is not None else None
         while True:
-            wait = _POLL_S if until is None else min(_POLL_S, max(0.0, until - clock()))
-            shown = await self.job(job_id, wait=wait)
+            shown = await self.job(job_id, wait=_whole(until, clock()))
             if JobState(shown["state"]).is_terminal:
                 return shown
             if until is not None and clock() >= until:
@@ -198,7 +196,7 @@ class AsyncClient:
         """Yield log lines in order; with `follow` until the caller leaves. `since` is in seconds since the epoch."""
         query = {
             "version": version,
-            "invocation": invocation,
+            "id": invocation,
             "since": since,
             "build": "true" if build else None,
             "follow": "true" if follow else None,
@@ -302,7 +300,7 @@ class AsyncClient:
 
     async def usage(self, *, since: float | None = None, until: float | None = None) -> list[dict[str, Any]]:
         """List usage rows; times are seconds since the epoch."""
-        return await self._pages("/v1/usage", since=since, until=until)
+        return await self._pages("/v1/usage", **{"from": since, "to": until})
 
     async def limits(self) -> dict[str, Any]:
         """Show every limit as {name: {value, unit, key}}."""
@@ -388,6 +386,11 @@ def job_result(shown: Mapping[str, Any]) -> Any:
 
 def _function(name: str) -> str:
     return f"/v1/functions/{quote(name, safe='')}"
+
+
+def _whole(until: float | None, now: float) -> int:
+    """Return for how many whole seconds the next answer may be held back."""
+    return _POLL_S if until is None else max(1, min(_POLL_S, math.ceil(until - now)))
 
 
 def _waited(message: str, hint: str) -> WaitTimeout:

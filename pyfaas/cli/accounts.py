@@ -1,0 +1,160 @@
+"""Accounts, their tokens, and what they used."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from pyfaas.cli import console
+from pyfaas.cli.functions import confirm
+from pyfaas.cli.session import act, chosen
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.errors import invalid
+from pyfaas.client.profile import DEFAULT_PROFILE, locate, write_profile
+from pyfaas.config import environment
+from pyfaas.names import parse_duration
+
+app = typer.Typer(rich_markup_mode=None)
+account = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Accounts (admin).")
+token = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Tokens of an account.")
+app.add_typer(account, name="account")
+app.add_typer(token, name="token")
+_SUMS = ("calls", "wall_ms", "cpu_ms", "gib_ms", "bytes_in", "bytes_out")
+
+
+@account.command("create")
+def create_account(
+    ctx: typer.Context,
+    name: str,
+    no_network: Annotated[bool, typer.Option("--no-network", help="its functions may not reach the network")] = False,  # noqa: FBT002
+) -> None:
+    """Create an account; its token is printed this once."""
+    console.show(chosen(ctx), act(ctx, lambda client: client.create_account(name, network=not no_network), is_admin=True))
+
+
+@account.command("ls")
+def list_accounts(ctx: typer.Context) -> None:
+    """List accounts."""
+    rows = act(ctx, lambda client: client.accounts(), is_admin=True)
+    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created"))
+
+
+@account.command("rm")
+def remove_account(
+    ctx: typer.Context,
+    name: str,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,  # noqa: FBT002
+) -> None:
+    """Remove an account with everything that is its own."""
+    confirm(ctx, f"remove the account {name} with all its functions?", yes=yes)
+    act(ctx, lambda client: client.remove_account(name), is_admin=True)
+    console.note(chosen(ctx), f"removed {name}")
+
+
+@token.command("create")
+def create_token(
+    ctx: typer.Context,
+    scope: Annotated[list[str] | None, typer.Option(help="invoke, deploy or read; repeats", show_default=False)] = None,
+    expires: Annotated[str | None, typer.Option(help="after, e.g. 12h", show_default=False)] = None,
+    label: Annotated[str, typer.Option(help="a word to know it by", show_default=False)] = "",
+    of: Annotated[str | None, typer.Option("--account", help="for another account (admin)", show_default=False)] = None,
+) -> None:
+    """Create a token; its text is printed this once."""
+    until = time.time() + parse_duration(expires, "--expires") / 1000 if expires else None
+    made = act(
+        ctx, lambda client: client.create_token(scopes=scope, expires=until, label=label, account=of), is_admin=of is not None
+    )
+    console.show(chosen(ctx), made)
+
+
+@token.command("ls")
+def list_tokens(ctx: typer.Context) -> None:
+    """List the account's tokens, without their text."""
+    rows = act(ctx, lambda client: client.tokens())
+    console.show_list(chosen(ctx), rows, ("id", "scopes", "label", "created", "expires"))
+
+
+@token.command()
+def revoke(ctx: typer.Context, token_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Revoke a token at once."""
+    act(ctx, lambda client: client.revoke_token(token_id))
+    console.note(chosen(ctx), f"revoked {token_id}")
+
+
+@token.command("rotate-admin")
+def rotate_admin(ctx: typer.Context) -> None:
+    """Replace the admin's token, also in the server's data directory."""
+    console.show(chosen(ctx), act(ctx, lambda client: client.rotate_admin(), is_admin=True))
+
+
+@app.command()
+def login(
+    ctx: typer.Context,
+    url: Annotated[str | None, typer.Option(help="the server", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option("--token", help="the token; else asked for, or read from stdin", show_default=False)] = None,
+    profile: Annotated[str | None, typer.Option(help="the profile to write", show_default=False)] = None,
+) -> None:
+    """Keep a server's URL and a token in a profile that only you can read, after trying them."""
+    wanted = url or environment("PYFAAS_URL") or _ask("server URL", hidden=False)
+    secret = text or environment("PYFAAS_TOKEN") or _ask("token", hidden=True)
+    endpoint = locate(wanted, secret)
+
+    async def work() -> dict[str, Any]:
+        async with AsyncClient(endpoint.url, endpoint.token) as client:
+            return await client.whoami()
+
+    who = asyncio.run(work())
+    path = write_profile(profile or environment("PYFAAS_PROFILE") or DEFAULT_PROFILE, endpoint.url, endpoint.token)
+    console.note(chosen(ctx), f"logged in to {endpoint.url} as {who['account']}; kept in {path}")
+
+
+@app.command()
+def whoami(ctx: typer.Context) -> None:
+    """Show whom the token speaks for."""
+    console.show(chosen(ctx), act(ctx, lambda client: client.whoami()))
+
+
+@app.command()
+def usage(
+    ctx: typer.Context,
+    by: Annotated[str | None, typer.Option(help="function, alias or api", show_default=False)] = None,
+    since: Annotated[str | None, typer.Option(help="not older than, e.g. 24h", show_default=False)] = None,
+) -> None:
+    """Show what was used."""
+    if by not in (None, "function", "alias", "api"):
+        raise typer.BadParameter("--by is function, alias or api")
+    start = time.time() - parse_duration(since, "--since") / 1000 if since else None
+    rows = act(ctx, lambda client: client.usage(since=start))
+    if by is not None:
+        rows = _summed(rows, by)
+    heads = ("account", by) if by else ("kind", "account", "function", "alias", "api")
+    console.show_list(chosen(ctx), rows, (*heads, "calls", "outcomes", "wall_ms", "cpu_ms", "gib_ms"))
+
+
+def _summed(rows: Sequence[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:
+    sums: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in rows:
+        if row.get(by) is None:
+            continue
+        total = sums.setdefault((row.get("account"), row[by]), {"account": row.get("account"), by: row[by], "outcomes": {}})
+        for key in _SUMS:
+            total[key] = total.get(key, 0) + (row.get(key) or 0)
+        for outcome, count in (row.get("outcomes") or {}).items():
+            total["outcomes"][outcome] = total["outcomes"].get(outcome, 0) + count
+    return list(sums.values())
+
+
+def _ask(what: str, *, hidden: bool) -> str:
+    if sys.stdin.isatty():
+        return str(typer.prompt(what, hide_input=hidden, err=True)).strip()
+    line = sys.stdin.readline().strip() if hidden else ""
+    if not line:
+        raise invalid(f"no {what} was given", "pass --url and --token, or the token on stdin")
+    return line
+
+

@@ -1,0 +1,36 @@
+"""The verb that shows what this kernel allows; it talks to no server."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Annotated, Any
+
+import typer
+
+from pyfaas.cli import console
+from pyfaas.cli.options import Globals
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the one verb a verb of a group."""
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context,
+    strict: Annotated[bool, typer.Option("--strict", help="exit 3 when a layer is missing")] = False,  # noqa: FBT002
+) -> None:
+    """Show what this kernel allows, layer by layer, and what to do about what it does not."""
+    layers = [_row(layer) for layer in importlib.import_module("sandbox.doctor").layers()]
+    columns = list(layers[0]) if layers else []
+    console.show_list(ctx.find_object(Globals) or Globals(), layers, columns)
+    if strict and not all(layer.get("live") for layer in layers):
+        raise typer.Exit(3)
+
+
+def _row(layer: Any) -> dict[str, Any]:
+    return dataclasses.asdict(layer)

@@ -1,0 +1,53 @@
+"""The verb that shows logs."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from pyfaas.cli import console
+from pyfaas.cli.options import Globals, Output
+from pyfaas.cli.session import act, chosen
+from pyfaas.client.aio import AsyncClient
+from pyfaas.names import parse_duration, split_target
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the one verb a verb of a group."""
+
+
+@app.command()
+def logs(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="NAME or NAME:VERSION")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,  # noqa: FBT002
+    invocation: Annotated[str | None, typer.Option("--id", help="of one invocation only", show_default=False)] = None,
+    since: Annotated[str | None, typer.Option(help="not older than, e.g. 1h", show_default=False)] = None,
+    build: Annotated[bool, typer.Option("--build", help="the log of preparing the version")] = False,  # noqa: FBT002
+) -> None:
+    """Show a function's log; every line carries its invocation's id."""
+    function, version = split_target(name)
+    start = time.time() - parse_duration(since, "--since") / 1000 if since else None
+
+    async def work(client: AsyncClient) -> None:
+        found = client.logs(function, version=version, invocation=invocation, since=start, build=build, follow=follow)
+        async for line in found:
+            _write(chosen(ctx), line)
+
+    act(ctx, work)
+
+
+def _write(options: Globals, line: dict[str, Any]) -> None:
+    if options.output is Output.JSON:
+        console.out(json.dumps(line, ensure_ascii=False))
+    elif options.output is Output.YAML:
+        console.out("---\n" + console.render(line, Output.YAML))
+    else:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(line["ts"]))
+        console.out(f"{at} {line.get('invocation') or '-'} {line['stream']:<8} {line['line']}")

@@ -1,0 +1,69 @@
+"""Verbs for whoever runs the server: fleets and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pyfaas.cli import console
+from pyfaas.cli.options import Globals, Output
+from pyfaas.cli.session import act, chosen
+from pyfaas.client.aio import AsyncClient
+
+app = typer.Typer(rich_markup_mode=None)
+_REFRESH_S = 1.0
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+@app.command()
+def fleet(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="show it again every second")] = False,  # noqa: FBT002
+) -> None:
+    """Show VMs, containers and fleets."""
+
+    async def work(client: AsyncClient) -> None:
+        while True:
+            shown = await client.fleet()
+            if watch and sys.stdout.isatty():
+                sys.stdout.write(_CLEAR)
+            _show_fleet(chosen(ctx), shown)
+            if not watch:
+                return
+            await asyncio.sleep(_REFRESH_S)
+
+    act(ctx, work)
+
+
+def _show_fleet(options: Globals, shown: dict[str, Any]) -> None:
+    if options.output is not Output.TABLE:
+        console.show(options, shown)
+        return
+    warming = shown["warming"]
+    console.out(f"warming  ready {warming['ready']} of {warming['target']}, hits {warming['hits']}, misses {warming['misses']}")
+    rows = [
+        [str(vm["id"]), str(vm["tenant"]), str(vm["fleet"]), *(console.cell(box.get(key)) for key in _BOX)]
+        for vm in shown["vms"]
+        for box in vm["containers"] or [{}]
+    ]
+    console.table(("vm", "tenant", "fleet", *_BOX), rows)
+    if shown["functions"]:
+        keys = ("function", "tenant", "class", "rate", "reason")
+        console.table(keys, [[console.cell(row.get(key)) for key in keys] for row in shown["functions"]])
+
+
+_BOX = ("function", "version", "state", "calls", "idle_ms")
+
+
+@app.command()
+def limits(ctx: typer.Context) -> None:
+    """Show every limit, and the option that sets it."""
+    shown = act(ctx, lambda client: client.limits())
+    if chosen(ctx).output is not Output.TABLE:
+        console.show(chosen(ctx), shown)
+        return
+    rows = [[name, console.cell(limit["value"]), limit["unit"], limit["key"] or "-"] for name, limit in shown.items()]
+    console.table(("limit", "value", "unit", "option"), rows)

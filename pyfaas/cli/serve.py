@@ -1,0 +1,56 @@
+"""The verb that runs the server: it only reads options, and becomes the keeper."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the one verb a verb of a group."""
+
+
+@app.command()
+def serve(  # noqa: PLR0913 - options of a command
+    host: Annotated[str | None, typer.Option(help="address to listen on", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on; 0 picks a free one", show_default=False)] = None,
+    data_dir: Annotated[str | None, typer.Option(help="where everything is kept", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="a TOML file with options", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="user the server runs as", show_default=False)] = None,
+    allow_weaker_isolation: Annotated[
+        str | None, typer.Option(metavar="LAYER[,…]", help="layers that may be missing", show_default=False)
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="any option; repeats", show_default=False)] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="show each value and its origin")] = False,  # noqa: FBT002
+) -> None:
+    """Run the server."""
+    flags: dict[str, Any] = _settings(setting or [])
+    named = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "user": user,
+        "allow_weaker_isolation": allow_weaker_isolation,
+    }
+    flags.update({key: value for key, value in named.items() if value is not None})
+    if config is not None and not config.is_file():
+        raise typer.BadParameter(f"--config: no file {config}")
+    keeper = importlib.import_module("pyfaas.keeper")
+    raise typer.Exit(keeper.run(flags, config, print_config=print_config))
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"-s: {text!r} is not KEY=VALUE")
+        found[key.replace("-", "_")] = value
+    return found
