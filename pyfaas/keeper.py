@@ -155,8 +155,8 @@ class Keeper:
         """Run until stopped; returns the exit status."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda _number, _frame: None)
+        for caught in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(caught, lambda _number, _frame: None)
         children = self._start()
         while True:
             with selectors.DefaultSelector() as selector:

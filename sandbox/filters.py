@@ -122,7 +122,7 @@ def _refuse(made: Any, verdict: Any, calls: list[str]) -> None:
 
 def _library() -> Any:
     try:
-        import pyseccomp  # noqa: PLC0415 - looks for the C library when it is imported
+        import pyseccomp  # type: ignore[import-untyped]  # noqa: PLC0415 - looks for the C library when it is imported
     except (ImportError, RuntimeError, OSError) as error:
         raise LayerMissing("seccomp", f"libseccomp cannot be loaded ({error})", "run: apt-get install libseccomp2") from None
     return pyseccomp

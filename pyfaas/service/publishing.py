@@ -20,7 +20,7 @@ from pyfaas.config import Config
 from pyfaas.decisions import publish
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.manifest import code_id, parse
+from pyfaas.manifest import Bounds, code_id, parse
 from pyfaas.model import Account, Caller, Function, FunctionId, PointerMove, Scope, Shape, Version, VersionState
 from pyfaas.names import check_name
 from pyfaas.ports import Bundles, Clock, Store
@@ -69,7 +69,8 @@ class Publisher:
         """
         require(caller, Scope.DEPLOY)
         check_name(name)
-        parsed = parse(config)
+        settings = {key: value for key, value in config.items() if key != "pickled"}
+        parsed = parse(settings, bounds=Bounds(env_bytes=self._config.env_bytes), pickled=config.get("pickled") is True)
         digest, size = await self._inspect(packed)
         async with self._lock:
             entry = self._registry.by_name.get((caller.account.id, name))
@@ -119,11 +120,12 @@ class Publisher:
         if len(packed) > self._config.bundle_packed:
             raise _too_large("bundle_packed", self._config.bundle_packed, len(packed))
         try:
-            return await asyncio.get_running_loop().run_in_executor(None, inspect_packed, packed, self._config.bundle_unpacked)
+            digest, size = await asyncio.to_thread(inspect_packed, packed, self._config.bundle_unpacked)
         except BundleError as error:
             if error.code == "too_large":
                 raise PyfaasError(Code.PAYLOAD_TOO_LARGE, error.message, evidence={"limit": "bundle_unpacked"}) from None
             raise PyfaasError(Code.INVALID_REQUEST, error.message, evidence={"bundle": error.code}) from None
+        return "sha256-" + digest, size
 
     # ---- preparing
 

@@ -22,6 +22,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def build_app(service: Service, *further: Any) -> web.Application:
     """Return the application; `further` middlewares come outermost."""
     app = web.Application(middlewares=[*further, _as_problems], client_max_size=service.config.bundle_packed + (1 << 20))
+    app.on_response_prepare.append(_sign)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _bound(service, route))
     return app
@@ -43,6 +44,12 @@ def _caller(service: Service, request: web.Request, *, is_needed: bool) -> Calle
     if not is_needed and not header.startswith("Bearer pf_"):
         return None
     return service.authenticate(header.encode("utf-8", "surrogateescape"))
+
+
+async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say what answered, and let no browser guess what it was."""
+    response.headers["Server"] = "pyfaas"
+    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 @web.middleware

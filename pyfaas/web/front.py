@@ -69,7 +69,7 @@ class Site:
         found = self._templates.get(key)
         if found is None:
             found = self._templates[key] = (
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nServer: pyfaas\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: pyfaas\r\nX-Content-Type-Options: nosniff\r\n"
                 f"Date: {self.date}\r\nPyfaas-Requested-Version: {result.requested}\r\nPyfaas-Executed-Version: {result.executed}\r\n"
                 "Pyfaas-Outcome: ok\r\nPyfaas-Invocation-Id: "
             ).encode() + b"%b\r\nServer-Timing: queue;dur=%b, exec;dur=%b\r\nContent-Length: %d\r\n\r\n%b"
@@ -365,7 +365,7 @@ class Front(asyncio.Protocol):
 
     def _whole(self, status: int, kind: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         phrase = http.HTTPStatus(status).phrase
-        lines = [f"HTTP/1.1 {status} {phrase}", f"Content-Type: {kind}", "Server: pyfaas", f"Date: {self.site.date}"]
+        lines = [f"HTTP/1.1 {status} {phrase}", f"Content-Type: {kind}", "Server: pyfaas", "X-Content-Type-Options: nosniff", f"Date: {self.site.date}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 

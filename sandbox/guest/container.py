@@ -28,5 +28,4 @@ def live(entry: Entry) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the process's life
     sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     entry(channel, OUT, ERR)

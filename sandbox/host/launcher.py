@@ -19,7 +19,7 @@ from sandbox.host.container import Container
 from sandbox.host.spawn import spawn
 from sandbox.host.vm import Vm
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import Limits, VmSpec
+from sandbox.spec import Ending, Limits, VmSpec
 from sandbox.wire import Kind
 
 _DESCRIPTORS = 32
@@ -91,8 +91,16 @@ class Launcher:
         box = Container(self, vm, key, int(pid), descriptors, names, limits)
         self._containers[key] = box
         born: asyncio.Future[bytes] = self._loop.create_future()
-        box.on_packet = lambda packet: born.done() or born.set_result(packet)  # type: ignore[func-returns-value]
-        box.on_end = lambda ending: born.done() or born.set_exception(VmGone(key, ending))  # type: ignore[func-returns-value]
+
+        def reported(packet: bytes) -> None:
+            if not born.done():
+                born.set_result(packet)
+
+        def ended(ending: Ending) -> None:
+            if not born.done():
+                born.set_exception(VmGone(key, ending))
+
+        box.on_packet, box.on_end = reported, ended
         if key in self._early:
             self._exited(key, self._early.pop(key))
         try:
