@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+_INSIDE = "/opt/pyfaas"  # where a build container finds the installers, wherever the host has them
 _UV_KEPT = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_INSECURE_HOST")
 _NET_KEPT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy")
 _TO_UV = {
@@ -30,7 +31,7 @@ _TO_UV = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexes:
-    """`env` is the build container's; `binds` are host paths that it reads; `uv` and `pip` are paths inside it, or None."""
+    """`env` is the build container's; `binds` are host paths that it reads, as a launcher takes them; `uv` and `pip` are paths inside it, or None."""
 
     env: Mapping[str, str]
     binds: tuple[str, ...]
@@ -56,8 +57,10 @@ def discover(environ: Mapping[str, str], home: str) -> Indexes:
     env.update({name: environ[name] for name in (*_UV_KEPT, *_NET_KEPT) if name in environ})
     uv, pip_path = _uv(), _pip()
     binds = {path for value in env.values() for path in _local_paths(value)}
-    binds |= {path for path in (uv, pip_path) if path}
-    return Indexes(env=env, binds=tuple(sorted(binds)), uv=uv, pip=pip_path)
+    tools = {f"{_INSIDE}/uv": uv, f"{_INSIDE}/pip": pip_path}
+    binds |= {f"{source}:{target}" for target, source in tools.items() if source}
+    found = [target if source else None for target, source in tools.items()]
+    return Indexes(env=env, binds=tuple(sorted(binds)), uv=found[0], pip=found[1])
 
 
 def _pip_files(environ: Mapping[str, str], home: str) -> Iterator[tuple[str, str]]:
@@ -83,7 +86,8 @@ def _local_paths(value: str) -> Iterator[str]:
     for word in value.replace(",", " ").split():
         path = unquote(urlsplit(word).path) if word.startswith("file://") else word
         if path.startswith("/") and Path(path).exists():
-            yield str(Path(path).resolve())
+            found = Path(path).resolve()
+            yield str(found.parent if found.name == "simple" else found)  # an index links to the files beside it
 
 
 def _uv() -> str | None:

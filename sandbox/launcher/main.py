@@ -60,6 +60,7 @@ class Launcher:
         self.poll = select.poll()
         self.watched: dict[int, Callable[[], None]] = {}
         self.dying: list[cgroups.Leaf] = []
+        self.is_leaving = False
 
     def _house(self, entry: Callable[[socket.socket, int, int], None]) -> vms.House:
         options = self.options
@@ -113,6 +114,7 @@ class Launcher:
 
     def _leave(self) -> None:
         """End everything and go."""
+        self.is_leaving = True
         for vm in list(self.vms.values()):
             self._destroy(vm)
         for _ in range(50):
@@ -139,6 +141,8 @@ class Launcher:
             self._say(f"{request} error command 22 {type(error).__name__}: {error}")
 
     def _say(self, text: str, descriptors: list[int] | None = None) -> None:
+        if self.is_leaving:
+            return
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
             self.control.sendmsg([text.encode()], rights)

@@ -14,7 +14,7 @@ class LauncherOptions:
 
     `root` is an empty directory to mount the VMs' trees on. `stores` maps a store's name to its directory. `entry` and
     `warm` are `module:function`: what a blank runs, and what is run once before the first fork. `binds` are host paths
-    that VMs with the host's network see read-only. `without` names layers that were given up. `control`, `life`,
+    that VMs with the host's network see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
     `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none.
     """
 

@@ -38,9 +38,10 @@ def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None
         os.mkdir(f"{root}{BUILD_DIR}/{slot}", 0o755)
     _system(root)
     _etc(root, network=network)
-    for path in binds if network else ():
-        if os.path.exists(path) and not os.path.exists(root + path):
-            _bind(root, path)
+    for bind in binds if network else ():
+        source, _, target = bind.partition(":")
+        if os.path.exists(source) and not os.path.exists(root + (target or source)):
+            _bind(root, source, target or source)
     _devices(root)
     kernel.mount_setattr(kernel.AT_FDCWD, root, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
 
@@ -87,10 +88,10 @@ def _devices(root: str) -> None:
         os.symlink(target, f"{root}/dev/{name}")
 
 
-def _bind(root: str, path: str) -> None:
-    """Bind a host path read-only at the same place, making what leads there."""
+def _bind(root: str, path: str, inside: str = "") -> None:
+    """Bind a host path read-only at the same place, or at another one, making what leads there."""
     source = os.path.realpath(path)
-    target = root + path
+    target = root + (inside or path)
     if stat.S_ISDIR(os.stat(source).st_mode):
         os.makedirs(target, 0o755, exist_ok=True)
     else:
