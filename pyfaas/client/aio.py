@@ -148,6 +148,14 @@ class AsyncClient:
             invocation(name, event, qualifier=qualifier, headers={"Prefer": "respond-async", **(headers or {})})
         )
 
+    async def fetch(
+        self, account: str, name: str, path: str = "/", *, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Request a path under a function's own URL, `/f/{account}/{name}{path}`, and return the body."""
+        call = Call(method=method, path=f"/f/{quote(account, safe='')}/{quote(name, safe=':')}{path}", headers=headers or {}, body=body)
+        async with self._transport.exchange(call) as reply:
+            return await reply.read()
+
     # ---- asynchronous work
 
     async def job(self, job_id: str, *, wait: int = 0) -> dict[str, Any]:
