@@ -20,6 +20,7 @@ from pyfaas.service.session import OUTCOME_OF_FATE, OUTCOME_OF_STATUS, Doom, Ses
 from sandbox.spec import Ending, Fate
 from sandbox.wire import Answer
 
+_OOM_TAKES_S = 0.005  # filling a container's memory takes longer: shorter runs are not asked about
 _CUT = b"\n... (log cut at the limit)\n"
 
 
@@ -41,6 +42,8 @@ class Finisher:
         if answer is not None:
             result.exec_s = answer.micros / 1e6
             out, err = self._answered(result, answer, rest, session)
+            if result.outcome is Outcome.OK and now - call.started > _OOM_TAKES_S:
+                self._check_oom(result, session)
         else:
             result.exec_s = now - call.started
             out = err = b""
@@ -64,13 +67,11 @@ class Finisher:
 
     def _failed(self, result: Result, answer: Answer, session: Session) -> None:
         """Overrule the container's word where a counter of its leaf says more."""
-        usage = session.box.usage()
         error = _object(result.body)
-        if usage.oom_kills > session.ooms:
-            session.ooms = usage.oom_kills
-            _oom(result, session, usage.memory_peak_bytes)
-            session.end(Doom(Outcome.OOM, "a process of the container was killed"))
-        elif usage.pids_refused > session.pids_refused and result.outcome is Outcome.ERROR:
+        if self._check_oom(result, session):
+            return
+        usage = session.box.usage()
+        if usage.pids_refused > session.pids_refused and result.outcome is Outcome.ERROR:
             session.pids_refused = usage.pids_refused
             _limit(result, "pids", session.lane.limits.pids, session.lane.limits.pids)
             result.message += f" ({error.get('errorType', '')}: {error.get('errorMessage', '')})"
@@ -85,6 +86,16 @@ class Finisher:
             result.message, result.body = "the call was cancelled", b""
         elif result.outcome is Outcome.ERROR:
             result.body = _with_id(error, result.id)
+
+    def _check_oom(self, result: Result, session: Session) -> bool:
+        """On v1 the kernel ends one process of a container that is over its memory: the whole of it goes, and says so."""
+        usage = session.box.usage()
+        if usage.oom_kills <= session.ooms:
+            return False
+        session.ooms = usage.oom_kills
+        _oom(result, session, usage.memory_peak_bytes)
+        session.end(Doom(Outcome.OOM, "a process of the container was killed"))
+        return True
 
     def _ended(self, result: Result, session: Session, ending: Ending | None) -> None:
         doom = session.doom

@@ -138,13 +138,13 @@ class Container:
     def _unasked(self, _packet: bytes) -> None:
         self.kill()  # a blank has nothing to say
 
-    def ended(self, status: int | None) -> None:
-        """Take the wait status that the launcher saw; None when the launcher itself is gone."""
+    def ended(self, status: int | None, usage: Usage) -> None:
+        """Take the wait status and the last counters that the launcher saw; status None when the launcher is gone."""
         if self.ending is not None:
             return
         if self._is_reading:
             self._readable()
-        self.ending = self._judge(status)
+        self.ending = self._judge(status, usage)
         self.pause()
         self._loop.remove_writer(self._socket.fileno())
         try:
@@ -155,10 +155,9 @@ class Container:
             os.close(self.out_fd)
             os.close(self.err_fd)
 
-    def _judge(self, status: int | None) -> Ending:
+    def _judge(self, status: int | None, usage: Usage) -> Ending:
         if status is None:
             return Ending(fate=Fate.LOST)
-        usage = self._leaf.usage()
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
         evidence: Mapping[str, int | str] = {"memory_peak_bytes": usage.memory_peak_bytes, "oom_kills": usage.oom_kills}

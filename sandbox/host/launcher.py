@@ -19,7 +19,7 @@ from sandbox.host.container import Container
 from sandbox.host.spawn import spawn
 from sandbox.host.vm import Vm
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import Ending, Limits, VmSpec
+from sandbox.spec import Ending, Limits, Usage, VmSpec
 from sandbox.wire import Kind
 
 _DESCRIPTORS = 32
@@ -51,7 +51,7 @@ class Launcher:
         self._asked: dict[str, asyncio.Future[tuple[list[str], list[int]]]] = {}
         self._numbers = 0
         self._containers: dict[str, Container] = {}
-        self._early: dict[str, int] = {}  # containers that ended before their answer was taken
+        self._early: dict[str, tuple[int, Usage]] = {}  # containers that ended before their answer was taken
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._process: subprocess.Popen[bytes] | None = None
         self._loop.add_reader(self._control.fileno(), self._readable)
@@ -203,18 +203,20 @@ class Launcher:
 
     def _event(self, verdict: str, words: list[str]) -> None:
         if verdict == "exit":
-            self._exited(words[1], int(words[2]))
+            status, oom_kills, peak, pids_refused, cpu_us = map(int, words[2:])
+            usage = Usage(oom_kills=oom_kills, memory_peak_bytes=peak, pids_refused=pids_refused, cpu_us=cpu_us)
+            self._exited(words[1], (status, usage))
         elif verdict == "ready" and not self._ready.done():
             self._ready.set_result(None)
         elif verdict == "failed" and not self._ready.done():
             self._ready.set_exception(SetupError(words[0], int(words[1]), " ".join(words[2:])))
 
-    def _exited(self, key: str, status: int) -> None:
+    def _exited(self, key: str, told: tuple[int, Usage]) -> None:
         box = self._containers.pop(key, None)
         if box is None:
-            self._early[key] = status
+            self._early[key] = told
         else:
-            box.ended(status)
+            box.ended(*told)
 
     def _lost(self) -> None:
         if self.is_gone:
@@ -229,7 +231,7 @@ class Launcher:
         if not self._ready.done():
             self._ready.set_exception(gone)
         for box in list(self._containers.values()):
-            box.ended(None)
+            box.ended(None, Usage())
         self._containers.clear()
         self.on_gone()
 

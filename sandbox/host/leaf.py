@@ -5,10 +5,11 @@ A server without root can write limits, read counters and kill by these, without
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 
-from sandbox.launcher.cgroups import limit_values
+from sandbox.launcher.cgroups import limit_values, read_usage
 from sandbox.spec import Limits, Usage
 
 
@@ -34,27 +35,19 @@ class Leaf:
         self._now = limits
 
     def usage(self) -> Usage:
-        """Read the counters."""
-        if self._is_v1:
-            return Usage(
-                cpu_us=self._number("cpuacct.usage") // 1000,
-                memory_peak_bytes=self._number("memory.max_usage_in_bytes"),
-                oom_kills=self._field("memory.oom_control", b"oom_kill "),
-                pids_refused=self._field("pids.events", b"max "),
-            )
-        return Usage(
-            cpu_us=self._field("cpu.stat", b"usage_usec "),
-            memory_peak_bytes=self._number("memory.peak"),
-            oom_kills=self._field("memory.events", b"oom_kill "),
-            pids_refused=self._field("pids.events", b"max "),
-        )
+        """Read the counters; all 0 when the leaf is gone."""
+        return read_usage(self._read, is_v1=self._is_v1)
 
     def kill(self) -> bool:
         """Kill everything in the leaf at once; False where there is no cgroup.kill."""
         descriptor = self._files.get("cgroup.kill")
         if descriptor is None:
             return False
-        os.write(descriptor, b"1")
+        try:
+            os.write(descriptor, b"1")
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # the leaf is gone, and everything in it
+                raise
         return True
 
     def close(self) -> None:
@@ -63,14 +56,11 @@ class Leaf:
             os.close(descriptor)
         self._files.clear()
 
-    def _number(self, file: str) -> int:
+    def _read(self, file: str) -> bytes:
         descriptor = self._files.get(file)
-        return int(os.pread(descriptor, 64, 0)) if descriptor is not None else 0
-
-    def _field(self, file: str, name: bytes) -> int:
-        descriptor = self._files.get(file)
-        text = os.pread(descriptor, 4096, 0) if descriptor is not None else b""
-        for line in text.splitlines():
-            if line.startswith(name):
-                return int(line[len(name) :])
-        return 0
+        try:
+            return os.pread(descriptor, 4096, 0) if descriptor is not None else b""
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return b""

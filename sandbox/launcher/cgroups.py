@@ -15,8 +15,9 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 
-from sandbox.spec import Limits
+from sandbox.spec import Limits, Usage
 
 _V1 = ("memory", "pids", "cpu", "cpuacct")
 _PERIOD_US = 100_000
@@ -125,6 +126,10 @@ class Leaf:
             opened.append(("cgroup.kill", os.open(kill, os.O_WRONLY | os.O_CLOEXEC)))
         return opened
 
+    def usage(self) -> Usage:
+        """Read the counters, by path: once, before the group is removed."""
+        return read_usage(lambda label: _read_or_empty(self._file(label) or "").encode(), is_v1=self._is_v1)
+
     def kill(self) -> None:
         """Kill every process in the group."""
         for path in self.directories():
@@ -149,6 +154,34 @@ COUNTER_FILES = {
     True: ("memory.oom_control", "memory.max_usage_in_bytes", "pids.events", "cpuacct.usage"),
     False: ("memory.events", "memory.peak", "pids.events", "cpu.stat"),
 }
+
+
+def read_usage(read: Callable[[str], bytes], *, is_v1: bool) -> Usage:
+    """Return a group's counters; `read` gives a file's content by its name, empty when it is not there."""
+    if is_v1:
+        return Usage(
+            cpu_us=_number(read("cpuacct.usage")) // 1000,
+            memory_peak_bytes=_number(read("memory.max_usage_in_bytes")),
+            oom_kills=_field(read("memory.oom_control"), b"oom_kill "),
+            pids_refused=_field(read("pids.events"), b"max "),
+        )
+    return Usage(
+        cpu_us=_field(read("cpu.stat"), b"usage_usec "),
+        memory_peak_bytes=_number(read("memory.peak")),
+        oom_kills=_field(read("memory.events"), b"oom_kill "),
+        pids_refused=_field(read("pids.events"), b"max "),
+    )
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.strip().isdigit() else 0
+
+
+def _field(text: bytes, name: bytes) -> int:
+    for line in text.splitlines():
+        if line.startswith(name):
+            return _number(line[len(name) :])
+    return 0
 
 
 def limit_values(limits: Limits, *, is_v1: bool) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from sandbox.launcher import cgroups, tree, vms
 from sandbox.launcher.confine import BUILD_DIR
 from sandbox.launcher.options import LauncherOptions
 from sandbox.launcher.stores import Stores
-from sandbox.spec import Limits
+from sandbox.spec import Limits, Usage
 
 _WORD = re.compile(r"[A-Za-z0-9._:-]{1,160}")
 _PRELOADED = ("json", "traceback", "importlib", "re", "linecache", "tokenize", "datetime", "typing", "collections", "functools", "contextlib")
@@ -219,8 +219,14 @@ class Launcher:
         status = self._reap(box.pid)
         if box.leaf is not None:
             box.leaf.kill()  # what it left running goes with it
-        self._say(f"0 exit {vm.id} {box.id} {status}")
+        self._say_exit(box, status)
         self._forget(vm, box)
+
+    def _say_exit(self, box: vms.ContainerRecord, status: int) -> None:
+        """Tell how a container ended, with the counters that go when its leaf is removed."""
+        usage = box.leaf.usage() if box.leaf is not None else Usage()
+        counts = f"{usage.oom_kills} {usage.memory_peak_bytes} {usage.pids_refused} {usage.cpu_us}"
+        self._say(f"0 exit {box.vm} {box.id} {status} {counts}")
 
     def _forget(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
         vm.containers.pop(box.id, None)
@@ -246,7 +252,7 @@ class Launcher:
         _kill(vm.pid)
         for box in boxes:
             status = self._reap(box.pid)
-            self._say(f"0 exit {vm.id} {box.id} {status}")
+            self._say_exit(box, status)
             self._forget(vm, box)
         self._reap(vm.pid)
         self._unwatch(vm.pidfd)

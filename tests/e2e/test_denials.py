@@ -16,7 +16,7 @@ PROBES = '''
 import ctypes, os, socket, subprocess, sys, threading
 
 def tried(work):
-    try: return "got " + str(work())[:200]
+    try: return "got " + str(work())[:5000]
     except BaseException as error: return "refused " + type(error).__name__ + " " + str(getattr(error, "errno", ""))
 
 def read(path):
@@ -103,7 +103,7 @@ def inside(house: House, account: str, event: dict[str, object], where: str = "c
         {"probe": "read", "path": "/etc/shadow"},
         {"probe": "stat", "path": "/etc/shadow"},
         {"probe": "list", "path": "/sys/fs/cgroup"},
-        {"probe": "list", "path": "/root"},
+        {"probe": "list", "path": "/var/log"},
         {"probe": "read", "path": "/proc/stat"},
         {"probe": "kill", "pid": 1},
         {"probe": "unshare"},
@@ -163,7 +163,7 @@ def test_status_shows_no_privilege(house: House, probe: str) -> None:
 @pytest.mark.parametrize("name", ["io_uring", "keyctl", "bpf", "ptrace"])
 def test_kernel_surface_is_small(house: House, probe: str, name: str) -> None:
     """System calls with a history of holes are refused by the filter."""
-    assert inside(house, probe, {"probe": name, "pid": 1}).startswith("refused OSError")
+    assert inside(house, probe, {"probe": name, "pid": 1}).startswith(("refused OSError", "refused PermissionError"))
 
 
 def test_nothing_runs_from_tmp(house: House, probe: str) -> None:
