@@ -35,8 +35,8 @@ def tell(error: Error, chosen: Globals) -> None:
         return
     first, _, rest = error.message.partition("\n")
     console.err(f"error: {first[:_LONGEST_LINE]}")
-    if hint := error.hint or _hint(error):
-        console.err(f"hint: {hint}")
+    if error.hint:
+        console.err(f"hint: {error.hint}")
     for line in rest.splitlines() if chosen.verbose else ():
         console.err(f"  {line}")
     if isinstance(error, FunctionError):
@@ -44,12 +44,6 @@ def tell(error: Error, chosen: Globals) -> None:
             console.err(f"  {line}")
     if chosen.verbose and error.problem.get("evidence"):
         console.err(f"evidence: {json.dumps(error.problem['evidence'])}")
-
-
-def _hint(error: Error) -> str:
-    if isinstance(error, FunctionError) and error.invocation_id:
-        return f"the run's log: pyfaas logs NAME --id {error.invocation_id}"
-    return ""
 
 
 def _stack(error: FunctionError) -> list[str]:

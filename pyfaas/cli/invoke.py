@@ -16,7 +16,7 @@ from pyfaas.cli.options import Globals
 from pyfaas.cli.publish import failed_version
 from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import NDJSON, AsyncClient, call_headers
-from pyfaas.client.errors import Error, from_problem, invalid
+from pyfaas.client.errors import FunctionError, from_problem, invalid
 from pyfaas.client.http import Reply
 from pyfaas.client.packing import pack
 from pyfaas.names import parse_duration, split_target
@@ -111,8 +111,10 @@ async def _invoke(  # noqa: PLR0913 - one call's parts
             await opened.__aexit__(*sys.exc_info())
         if options.verbose:
             _tell_run(reply.headers)
-    except Error as error:
-        invocation = invocation or str(getattr(error, "invocation_id", ""))
+    except FunctionError as error:
+        invocation = invocation or error.invocation_id
+        if invocation and not error.hint and not logs:
+            error.hint = f"the run's log: pyfaas logs {name} --id {invocation}"
         raise
     finally:
         if invocation and (options.verbose or logs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
@@ -33,6 +34,24 @@ class Portal:
             future.cancel()
             raise
 
+    def wrap(self, work: Coroutine[Any, Any, R]) -> asyncio.Future[R]:
+        """Run a coroutine here, for somebody who awaits it on another loop; a cancelled wait cancels it."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def iterate_aio(self, source: AsyncIterator[R]) -> AsyncIterator[R]:
+        """Yield what an iterator of this loop yields, for somebody on another loop; leaving early closes it."""
+        try:
+            while True:
+                try:
+                    item = await self.wrap(_next(source))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                await self.wrap(close())
+
     def iterate(self, source: AsyncIterator[R]) -> Iterator[R]:
         """Yield what an asynchronous iterator yields; leaving early closes it."""
         try:
@@ -45,6 +64,14 @@ class Portal:
             close = getattr(source, "aclose", None)
             if close is not None:
                 self.run(close())
+
+    def is_mine(self) -> bool:
+        """Tell whether this is the loop's own thread."""
+        return threading.current_thread() is self._thread
+
+    def stop_later(self, last: Coroutine[Any, Any, None]) -> None:
+        """Run a last coroutine, and stop; for the loop's own thread."""
+        self._loop.create_task(last).add_done_callback(lambda _: self._loop.stop())
 
     def close(self) -> None:
         """Stop the loop and its thread."""
@@ -75,6 +102,14 @@ def _iterating(method: Callable[Concatenate[AsyncClient, P], AsyncIterator[R]]) 
     return call
 
 
+def _shut(inner: AsyncClient, portal: Portal) -> None:
+    if portal.is_mine():  # collected on the loop's own thread, which cannot wait for itself
+        portal.stop_later(inner.close())
+        return
+    portal.run(inner.close())
+    portal.close()
+
+
 class Client:
     """Talks to one server as one account, blocking; the methods are AsyncClient's."""
 
@@ -82,6 +117,8 @@ class Client:
         """Find server and token as the CLI does, unless they are given."""
         self.inner = AsyncClient(url, token)
         self.portal = Portal()
+        # Also runs when the interpreter ends, or when nobody holds the client any more.
+        self._shut = weakref.finalize(self, _shut, self.inner, self.portal)
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -93,8 +130,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        self.portal.run(self.inner.close())
-        self.portal.close()
+        self._shut()
 
     deploy = _blocking(AsyncClient.deploy)
     publish = _blocking(AsyncClient.publish)
