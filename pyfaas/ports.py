@@ -169,6 +169,7 @@ class Workers(Protocol):
     """VMs and containers, wherever they are. Raises PyfaasError no_capacity when nothing can be made."""
 
     on_lost: Callable[[], None]  # the launcher ended, and every VM with it
+    on_vm_lost: Callable[[str], None]  # one VM ended, by itself or because it was closed
 
     async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
         """Make an unassigned VM with one blank container in it."""

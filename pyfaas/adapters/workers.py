@@ -99,6 +99,7 @@ class SandboxWorkers:
     def __init__(self, launcher: Launcher, layers: Sequence[Layer]) -> None:
         """Begin with a launcher that is ready."""
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_vm_lost: Callable[[str], None] = lambda _vm: None
         self._layers = layers
         self._ready = asyncio.Event()
         self._vms: dict[str, Vm] = {}
@@ -107,8 +108,12 @@ class SandboxWorkers:
     def adopt(self, launcher: Launcher) -> None:
         """Go on with another launcher."""
         self._launcher = launcher
-        launcher.on_gone = self._gone
+        launcher.on_gone, launcher.on_vm_gone = self._gone, self._vm_gone
         self._ready.set()
+
+    def _vm_gone(self, vm: str) -> None:
+        self._vms.pop(vm, None)
+        self.on_vm_lost(vm)
 
     def _gone(self) -> None:
         self._ready.clear()

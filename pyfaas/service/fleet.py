@@ -56,7 +56,7 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = 0
         self._open_after = 0.0
-        workers.on_lost = self._all_lost
+        workers.on_lost, workers.on_vm_lost = self._all_lost, self._vm_lost
 
     # ---- placing
 
@@ -276,6 +276,15 @@ class Fleet:
             log.warning("blank_ended", extra={"vm": vm, "container": container, "fate": ending.fate.value})
         if vm not in self.pool.vms:
             self._task(self._close_vm(vm))
+
+    def _vm_lost(self, vm: str) -> None:
+        """Forget a VM; its containers' ends were told before."""
+        record = self.pool.vms.get(vm)
+        if record is not None:
+            for container in record.slots:
+                self._blanks.pop(container, None)
+            self.pool.vm_gone(vm)
+            log.warning("vm_lost", extra={"vm": vm})
 
     def _all_lost(self) -> None:
         """Forget every VM: the launcher ended, and they with it."""

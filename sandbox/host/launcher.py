@@ -39,11 +39,12 @@ EXPECTED: Mapping[str, str] = {
 
 
 class Launcher:
-    """One launcher. `on_gone` is called once, when it ended, after all its containers were told."""
+    """One launcher. `on_gone` is called once, when it ended, after all its containers were told; `on_vm_gone` for each VM."""
 
     def __init__(self, control: socket.socket, without: tuple[str, ...] = ()) -> None:
         """Take over a control socket; `without` names layers that were given up and are not expected back."""
         self.on_gone: Callable[[], None] = lambda: None
+        self.on_vm_gone: Callable[[str], None] = lambda _vm: None
         self.is_gone = False
         self._control, self._without = control, without
         self._control.setblocking(False)
@@ -158,7 +159,8 @@ class Launcher:
             raise LauncherGone("the launcher has ended")
         self._numbers += 1
         number = str(self._numbers)
-        answer = self._asked[number] = self._loop.create_future()
+        answer: asyncio.Future[tuple[list[str], list[int]]] = self._loop.create_future()
+        self._asked[number] = answer
         text = " ".join((number, verb, *words)).encode()
         while True:
             try:
@@ -206,6 +208,8 @@ class Launcher:
             status, oom_kills, peak, pids_refused, cpu_us = map(int, words[2:])
             usage = Usage(oom_kills=oom_kills, memory_peak_bytes=peak, pids_refused=pids_refused, cpu_us=cpu_us)
             self._exited(words[1], (status, usage))
+        elif verdict == "gone":
+            self.on_vm_gone(words[0])
         elif verdict == "ready" and not self._ready.done():
             self._ready.set_result(None)
         elif verdict == "failed" and not self._ready.done():
