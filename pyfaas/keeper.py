@@ -217,6 +217,7 @@ class Keeper:
             root=f"{data}/run",
             entry="pyfaas.runtime.container:serve",
             warm="pyfaas.runtime.warm:warm",
+            rehearse="pyfaas.runtime.warm:rehearse",
             uid_base=self.config.uid_base + 1,
             uid_count=self.config.uid_count - 1,
             stores={name: f"{data}/{name}" for name in STORES},

@@ -21,7 +21,7 @@ from pyfaas.runtime.console import Console
 from pyfaas.runtime.container import Container
 from pyfaas.runtime.context import Context
 from pyfaas.runtime.inbox import Inbox
-from pyfaas.runtime.loader import Order
+from pyfaas.runtime.loader import Order, load, standard_library
 from sandbox import wire
 from sandbox.wire import Flag
 
@@ -31,7 +31,7 @@ _META = b'{"http":{"method":"POST","path":"/","headers":[["content-type","text/p
 _ROUNDS = 16  # CPython specialises byte code after a few runs
 
 
-def warm() -> None:
+def warm(rounds: int = _ROUNDS) -> None:
     """Run good and failing calls of harmless handlers through the loop; leaves nothing behind."""
     kept, environment = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), dict(os.environ)
     out_read, out_write = os.pipe()
@@ -42,7 +42,7 @@ def warm() -> None:
         console = Console(out_read, err_read)
         console.write_to(out_write, err_write)
         for handler in (_echo, _fail, _add):
-            _rounds(handler, console)
+            _rounds(handler, console, rounds)
     finally:
         sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
         os.environ.clear()
@@ -51,19 +51,43 @@ def warm() -> None:
             os.close(descriptor)
 
 
-def _rounds(handler: Any, console: Console) -> None:
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def rehearse() -> None:
+    """Load and run a harmless module in a blank, as its first call will; leaves nothing behind.
+
+    The memory that a first load writes to is copied now, off the path of a call, instead of then.
+    """
+    directory = "/tmp/.rehearsal"  # noqa: S108 -- the container's own
+    os.mkdir(directory, 0o700)
+    try:
+        with open(f"{directory}/rehearsal.py", "w") as file:
+            file.write("import json\ndef handler(event, context):\n    return event\n")
+        order = Order(function="warm", version="1", account="warm", handler="rehearsal:handler", code=directory, paths=(directory,))
+        load(order)
+        warm(rounds=1)
+    finally:
+        sys.modules.pop("rehearsal", None)
+        sys.path_importer_cache.pop(directory, None)
+        sys.path[:] = standard_library()
+        os.chdir("/")
+        os.unlink(f"{directory}/rehearsal.py")
+        os.rmdir(directory)
+        os.environ.clear()
+
+
+def _rounds(handler: Any, console: Console, rounds: int) -> None:
+    # Datagrams, since a confined blank may make no sequenced-packet sockets; closing one's own reading end is their end.
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:
         order = Order(function="warm", version="1", account="warm")
         answering = Answering(order, shapes.bind(handler), Inbox(far))
         deadline = time.time() + 60.0
         for flags in (0, Flag.HTTP):
             meta = _META if flags else b""
-            for _ in range(_ROUNDS):
+            for _ in range(rounds):
                 near.send(wire.call_packets(flags, _ID, deadline, meta, _BODY)[0])
-        near.shutdown(socket.SHUT_WR)
+        far.shutdown(socket.SHUT_RD)
         Container(far, console).answer_calls(order, answering)
-        for _ in range(2 * _ROUNDS):
+        for _ in range(2 * rounds):
             wire.parse_answer(near.recv(wire.MAX_PACKET))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pyfaas.calls import Request, Result, Running, Sink
 from pyfaas.config import Config
 from pyfaas.decisions.access import require
+from pyfaas.decisions.routing import LATEST
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Caller, InvocationId, Scope, Version, VersionState
 from pyfaas.names import check_alias_name
@@ -247,8 +248,17 @@ class Service:
     def is_plain(self, caller: Caller, name: str, qualifier: str | None) -> bool:
         """Tell whether a call needs no decision and will be answered whole: what the front takes itself."""
         entry = self.registry.by_name.get((caller.account.id, name))
-        lane = entry.routes.get(qualifier) if entry is not None else None
-        return lane is not None and not lane.version.generator and caller.may(Scope.INVOKE)
+        if entry is None or not caller.may(Scope.INVOKE):
+            return False
+        lane = entry.routes.get(qualifier)
+        if lane is not None:
+            return not lane.version.generator
+        pointer = qualifier or LATEST  # a first call: plain too, once the pointer's version is ready and cut over
+        number = entry.cut.get(pointer)
+        if number is None or number != entry.current(pointer):
+            return False
+        version = entry.versions[number]
+        return version.state is VersionState.READY and not version.generator and not entry.moves[pointer][-1].weights
 
     def check_url(self, caller: Caller | None, owner: str, name: str) -> None:
         """Let a call under /f/ pass when it is the owner's, or the function is public; raises unauthenticated or not_found."""

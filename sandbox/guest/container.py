@@ -19,8 +19,10 @@ CHANNEL, OUT, ERR, LAUNCHER = 3, 4, 5, 6
 Entry = Callable[[socket.socket, int, int], None]
 
 
-def live(entry: Entry) -> None:
+def live(entry: Entry, rehearse: Callable[[], None] | None) -> None:
     """Report, let go of the launcher, and serve until the host closes the channel."""
+    if rehearse is not None:
+        rehearse()
     channel = socket.socket(fileno=CHANNEL)
     channel.send(packet(Kind.BORN, json.dumps(read_back()).encode()))
     os.write(LAUNCHER, b"d")

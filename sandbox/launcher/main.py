@@ -39,8 +39,14 @@ _MAX_COMMAND = 4096
 class Launcher:
     """The loop and what it keeps."""
 
-    def __init__(self, options: LauncherOptions, entry: Callable[[socket.socket, int, int], None]) -> None:
+    def __init__(
+        self,
+        options: LauncherOptions,
+        entry: Callable[[socket.socket, int, int], None],
+        rehearse: Callable[[], None] | None,
+    ) -> None:
         """Enter the launcher's own namespaces and build the trees; raises OSError."""
+        self._rehearse = rehearse
         self.options = options
         self.control = socket.socket(fileno=options.control)
         self.is_root = os.getuid() == 0
@@ -84,6 +90,7 @@ class Launcher:
             filters=filters,
             landlock=kernel.landlock_abi(),
             entry=entry,
+            rehearse=self._rehearse,
             without=frozenset(options.without),
             fail_at=options.fail_at,
         )
@@ -441,6 +448,7 @@ def main(descriptor: int, path: str) -> None:
         importlib.import_module(name)
     entry = _resolve(options.entry)
     warm = _resolve(options.warm) if options.warm else None
+    rehearse = _resolve(options.rehearse) if options.rehearse else None
     sys.path.remove(path)
     sys.path_importer_cache.clear()
     sys.executable = os.path.realpath(sys.executable)
@@ -450,7 +458,7 @@ def main(descriptor: int, path: str) -> None:
     kernel.set_parent_death_signal(signal.SIGKILL)
     kernel.line_buffer_stdout()
     try:
-        launcher = Launcher(options, entry)
+        launcher = Launcher(options, entry, rehearse)
     except OSError as error:
         socket.socket(fileno=options.control).send(f"0 failed {_word(error.filename)} {error.errno or 0} {error.strerror}".encode())
         os._exit(78)

@@ -13,7 +13,8 @@ class LauncherOptions:
     """Everything that is constant for a launcher's life.
 
     `root` is an empty directory to mount the VMs' trees on. `stores` maps a store's name to its directory. `entry` and
-    `warm` are `module:function`: what a blank runs, and what is run once before the first fork. `binds` are host paths
+    `warm` are `module:function`: what a blank runs, and what is run once before the first fork; `rehearse` is run by
+    every blank once it is confined, before it is handed out. `binds` are host paths
     that VMs with the host's network see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
     `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none.
     """
@@ -22,6 +23,7 @@ class LauncherOptions:
     root: str
     entry: str
     warm: str = ""
+    rehearse: str = ""
     uid_base: int = 2_000_001
     uid_count: int = 9_999
     stores: Mapping[str, str] = field(default_factory=dict)

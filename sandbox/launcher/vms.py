@@ -68,6 +68,7 @@ class House:
     filters: dict[bool, bytes]
     landlock: int
     entry: guest_container.Entry
+    rehearse: Callable[[], None] | None
     without: frozenset[str]
     fail_at: str
 
@@ -106,7 +107,7 @@ def fork_container(house: House, vm: VmRecord, container_id: str, leaf: Leaf | N
     try:
         pid = os.fork()
         if pid == 0:
-            _child(confine.CONTAINER_STEPS, plan, theirs, lambda: guest_container.live(house.entry))
+            _child(confine.CONTAINER_STEPS, plan, theirs, lambda: guest_container.live(house.entry, house.rehearse))
     finally:
         kernel.setns(house.pidns, kernel.NEWPID)
     for descriptor in (null, out_write, err_write):
