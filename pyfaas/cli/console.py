@@ -122,6 +122,8 @@ def cell(value: Any, key: str = "") -> str:
         return f"{value / (1 << 20):g}M" if value >= 1 << 20 else f"{value / 1024:.1f}K"
     if key == "timeout" and isinstance(value, int | float):
         return f"{value / 1000:g}s"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     return str(value)

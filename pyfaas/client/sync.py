@@ -61,9 +61,16 @@ class Portal:
                 except StopAsyncIteration:
                     return
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                self.run(close())
+            self._close_iterator(source)
+
+    def _close_iterator(self, source: AsyncIterator[Any]) -> None:
+        close = getattr(source, "aclose", None)
+        if close is None or self._loop.is_closed():
+            return
+        if self.is_mine():  # collected on the loop's own thread, which cannot wait for itself
+            self._loop.create_task(close())
+        else:
+            self.run(close())
 
     def is_mine(self) -> bool:
         """Tell whether this is the loop's own thread."""

@@ -1,6 +1,6 @@
 """A server that follows interface.md and runs nothing: what a function answers is chosen by its name.
 
-Started as a process (`python fake_server.py FILE`), it writes its URL to FILE. The token `pf_good` may everything,
+Started as a process (`python fake_server.py FILE`), it writes its URL to FILE and says `ready`. The token `pf_good` may everything,
 `pf_read` only reads, anything else is unknown. What it was asked is kept under /fake/requests.
 """
 
@@ -339,6 +339,7 @@ async def serve(place: Path) -> None:
     await site.start()
     port = runner.addresses[0][1]
     place.write_text(f"http://127.0.0.1:{port}")
+    print("ready", flush=True)
     await asyncio.Event().wait()
 
 

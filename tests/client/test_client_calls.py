@@ -1,0 +1,247 @@
+"""The SDK over HTTP, against a fake server that follows interface.md."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from fake import Fake, until
+
+import pyfaas
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.sync import Client
+
+
+@pytest.fixture
+def deploy(client: Client, tmp_path: Path) -> object:
+    """A function that deploys a file under a name."""
+
+    def work(*names: str) -> None:
+        for name in names:
+            (tmp_path / f"{name}.py").write_text("def handler(event, context):\n    return event\n")
+            client.deploy(tmp_path / f"{name}.py")
+
+    return work
+
+
+def test_deploy_sends_configuration_and_code(client: Client, fake: Fake, tmp_path: Path) -> None:
+    """The server gets pyfaas.toml's keys as JSON, and the files."""
+    (tmp_path / "pyfaas.toml").write_text('name = "sent"\nmemory = "64M"\n')
+    (tmp_path / "main.py").write_text("")
+    assert client.deploy(tmp_path)["state"] == "ready"
+    version = fake.seen()["functions"]["sent"][-1]
+    assert version["config"] == {"name": "sent", "memory": "64M"}
+    assert version["files"] == ["main.py", "pyfaas.toml"]
+
+
+def test_invoke_returns_what_the_function_returned(client: Client, fake: Fake, deploy: object) -> None:
+    """JSON comes back as values, bytes as bytes; leaving would cancel the run."""
+    deploy("echo")  # type: ignore[operator]
+    assert client.invoke("echo", {"a": [1, b"\x00"]}, timeout=1.5, stale="forbid") == {"a": [1, b"\x00"]}
+    headers = fake.asked("POST", "/v1/functions/echo/invoke")
+    sent = {name: headers[name] for name in ("Pyfaas-On-Disconnect", "Pyfaas-Timeout", "Pyfaas-Stale")}
+    assert sent == {"Pyfaas-On-Disconnect": "cancel", "Pyfaas-Timeout": "1500ms", "Pyfaas-Stale": "forbid"}
+    assert client.invoke("echo", b"\x01\x02") == b"\x01\x02"
+    assert client.invoke("echo") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("boom", pyfaas.FunctionError),
+        ("slow", TimeoutError),
+        ("lost", pyfaas.FunctionError),
+        ("badevent", pyfaas.InvalidRequest),
+        ("busy", pyfaas.Throttled),
+        ("full", pyfaas.ServerError),
+        ("nowhere", pyfaas.NotFound),
+    ],
+)
+def test_failures_are_filed(client: Client, deploy: object, name: str, kind: type[Exception]) -> None:
+    """Each way of failing has the class that interface.md names, and all have one root."""
+    if name != "nowhere":
+        deploy(name)  # type: ignore[operator]
+    with pytest.raises(kind) as caught:
+        client.invoke(name)
+    assert isinstance(caught.value, pyfaas.Error)
+
+
+def test_a_function_error_tells_what_the_function_said(client: Client, deploy: object) -> None:
+    """Type, message, stack and invocation travel as data."""
+    deploy("boom")  # type: ignore[operator]
+    with pytest.raises(pyfaas.FunctionError) as caught:
+        client.invoke("boom")
+    error = caught.value
+    assert (error.error_type, error.message, error.outcome, error.invocation_id) == ("ValueError", "ValueError: boom", "error", "inv-1")
+    assert error.stack_trace == ["main.py:3 handler"]
+
+
+def test_a_missing_scope_and_an_unknown_token_are_not_allowed(fake: Fake) -> None:
+    """401 and 403 are one class; the status tells them apart."""
+    for token, status in (("pf_wrong", 401), ("pf_read", 403)):
+        with Client(fake.url, token) as client, pytest.raises(pyfaas.NotAllowed) as caught:
+            client.create_account("x")
+        assert caught.value.status == status
+
+
+def test_nobody_there_is_unreachable() -> None:
+    """A refused connection is a ServerError without a status."""
+    with Client("http://127.0.0.1:1", "pf_good") as client, pytest.raises(pyfaas.ServerError) as caught:
+        client.whoami()
+    assert (caught.value.status, caught.value.code) == (0, "unreachable")
+
+
+def test_streams_come_item_by_item(client: Client, deploy: object) -> None:
+    """A generator's items are yielded; an error after the first byte ends them as an exception."""
+    deploy("ticks", "breaks")  # type: ignore[operator]
+    assert list(client.stream("ticks")) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert client.invoke("ticks") == [{"n": 0}, {"n": 1}, {"n": 2}]
+    seen = []
+    with pytest.raises(pyfaas.FunctionError, match="late"):
+        seen.extend(item["n"] for item in client.stream("breaks"))
+    stream = client.stream("breaks")
+    assert [next(stream) for _ in range(3)] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_leaving_a_stream_closes_the_connection(client: Client, fake: Fake, deploy: object) -> None:
+    """Whoever breaks out of the loop ends the run on the server."""
+    deploy("endless")  # type: ignore[operator]
+    before = fake.seen()["cancelled"]
+    for item in client.stream("endless"):
+        if item["n"] == 3:
+            break
+    assert until(lambda: fake.seen()["cancelled"] > before)
+
+
+def test_cancelling_a_call_closes_the_connection(fake: Fake, deploy: object) -> None:
+    """A cancelled task does not leave its request behind."""
+    deploy("hangs")  # type: ignore[operator]
+    before = fake.seen()["cancelled"]
+
+    async def work() -> None:
+        async with AsyncClient(fake.url, "pf_good") as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await client.invoke("hangs")
+            assert await asyncio.to_thread(until, lambda: fake.seen()["cancelled"] > before)
+
+    asyncio.run(work())
+
+
+def test_asynchronous_runs(client: Client, deploy: object) -> None:
+    """spawn returns an id at once; get returns the result, raises what failed, and gives up when told to."""
+    deploy("echo", "boom", "late", "hangs")  # type: ignore[operator]
+    assert client.get(client.spawn("echo", {"a": 1})["id"]) == {"a": 1}
+    with pytest.raises(pyfaas.FunctionError, match="boom"):
+        client.get(client.spawn("boom")["id"])
+    with pytest.raises(TimeoutError, match="deadline"):
+        client.get(client.spawn("late")["id"])
+    with pytest.raises(TimeoutError, match="running"):
+        client.get(client.spawn("hangs")["id"], timeout=0.2)
+
+
+def test_pages_are_joined(client: Client, deploy: object) -> None:
+    """A list is whole, however small the server's pages are."""
+    deploy("echo", "boom", "late")  # type: ignore[operator]
+    names = [function["name"] for function in client.functions()]
+    assert {"echo", "boom", "late"} <= set(names)
+    assert names == sorted(set(names))
+
+
+MODULE = '''
+import pyfaas
+import beside_{tag}
+
+app = pyfaas.App("{tag}")
+
+
+@app.function(memory="64M")
+def add(a, b=1):
+    """Add."""
+    return a + b + beside_{tag}.ZERO
+'''
+
+
+def load(directory: Path, tag: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Import a module of the author's, with a sibling."""
+    (directory / f"own_{tag}.py").write_text(MODULE.format(tag=tag))
+    (directory / f"beside_{tag}.py").write_text("ZERO = 0\n")
+    (directory / f"unused_{tag}.py").write_text("")
+    monkeypatch.syspath_prepend(str(directory))
+    return __import__(f"own_{tag}")
+
+
+def test_source_travels_with_what_it_imports(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module's functions are published by name with the files they need, and removed after the block."""
+    monkeypatch.setenv("PYFAAS_URL", fake.url)
+    monkeypatch.setenv("PYFAAS_TOKEN", "pf_good")
+    own = load(tmp_path, "src", monkeypatch)
+    with own.app.run():  # type: ignore[attr-defined]
+        ((name, versions),) = [(n, v) for n, v in fake.seen()["functions"].items() if n.startswith("src-add-")]
+        assert versions[0]["files"] == ["beside_src.py", "own_src.py"]
+        assert versions[0]["config"] == {"name": name, "handler": "own_src:add", "shape": "typed", "memory": "64M"}
+        assert own.add.remote(1, b=2) == {"$args": [1], "$kwargs": {"b": 2}}  # type: ignore[attr-defined]
+        assert own.add.spawn(1).get(10) == {"$args": [1], "$kwargs": {}}  # type: ignore[attr-defined]
+        assert [event["$args"] for event in own.add.map(range(50))] == [[n] for n in range(50)]  # type: ignore[attr-defined]
+    assert name not in fake.seen()["functions"]
+    assert own.add.local(1, 2) == own.add(1, 2) == 3  # type: ignore[attr-defined]
+    with pytest.raises(pyfaas.NotFound):
+        own.add.remote(1)  # type: ignore[attr-defined]
+
+
+def test_each_call_has_its_awaitable_twin(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.aio` of remote, spawn, get and map works from another loop."""
+    own = load(tmp_path, "aio", monkeypatch)
+    own.app._client = Client(fake.url, "pf_good")  # type: ignore[attr-defined]
+
+    async def work() -> None:
+        assert (await own.add.remote.aio(1))["$args"] == [1]  # type: ignore[attr-defined]
+        call = await own.add.spawn.aio(2)  # type: ignore[attr-defined]
+        assert (await call.get.aio())["$args"] == [2]
+        assert [event["$args"] async for event in own.add.map.aio([3, 4])] == [[3], [4]]  # type: ignore[attr-defined]
+
+    with own.app.run():  # type: ignore[attr-defined]
+        asyncio.run(work())
+
+
+def test_what_has_no_source_travels_pickled(fake: Fake, client: Client) -> None:
+    """A function inside another goes by cloudpickle, behind the Python that wrote it, and says so."""
+    app = pyfaas.App("local", client=client)
+    factor = 3
+
+    @app.function(requirements=["rich"])
+    def times(x: int) -> int:
+        return x * factor
+
+    with app.run():
+        ((_, versions),) = [(n, v) for n, v in fake.seen()["functions"].items() if n.startswith("local-times-")]
+    assert versions[0]["files"] == ["function.pkl"]
+    assert versions[0]["config"]["pickled"] is True
+    assert versions[0]["config"]["requirements"] == ["rich", "cloudpickle"]
+
+
+def test_a_redefined_function_replaces_the_old_one(client: Client) -> None:
+    """A notebook cell that runs again leaves one function of its name."""
+    app = pyfaas.App("again", client=client)
+    first = app.function(lambda: 1)
+    second = app.function(lambda: 2)
+    assert list(app.functions.values()) == [second]
+    assert first.local() == 1
+
+
+def test_the_decorators_need_no_third_party_module() -> None:
+    """Inside a container `import pyfaas` and an App work with the standard library alone."""
+    import subprocess  # noqa: PLC0415 - only this test needs it
+
+    program = (
+        "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]; import pyfaas; app = pyfaas.App('a')\n"
+        "@app.function()\ndef f(x): return x\n"
+        "assert f.local(1) == 1; print(sorted(m for m in sys.modules if m in ('aiohttp', 'sqlite3', 'rich', 'typer')))"
+    )
+    root = str(Path(pyfaas.__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {root!r}); {program}"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
