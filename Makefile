@@ -1,0 +1,47 @@
+# Everything runs in .venv, which `make setup` makes; a second run of it is instant.
+# `make demo` and `make test` are the two commands of a fresh checkout.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The newest interpreter that is 3.11 or later; PYTHON=… on the command line decides otherwise.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+.PHONY: setup demo test serve bench bench-quick lint clean needs
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml | needs
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+needs:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is missing: sudo apt-get install python3 python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "the Debian package python3-venv is missing: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null || \
+		{ echo "the Debian package libseccomp2 is missing: sudo apt-get install libseccomp2" >&2; exit 1; }
+
+demo: setup
+	@$(BIN)/pyfaas demo
+
+test: setup
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+serve: setup
+	@$(BIN)/pyfaas serve $(ARGS)
+
+bench: setup
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: setup
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy pyfaas sandbox
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
