@@ -196,7 +196,7 @@ async def function_url(service: Service, request: web.Request, caller: Caller | 
         "raw_path": request.rel_url.raw_path,
         "rest": rest,
         "query": request.rel_url.raw_query_string,
-        "headers": [[k, v] for k, v in request.headers.items() if not (k.lower() == "authorization" and "pf_" in v)],
+        "headers": [[str(k), v] for k, v in request.headers.items() if not (k.lower() == "authorization" and "pf_" in v)],
         "root_path": f"/f/{owner}/{request.match_info['target']}",
         "client": list(peer[:2]) if peer else None,
         "server": [host, int(port) if port.isdigit() else None],
