@@ -1,73 +1,50 @@
-"""The seccomp filter, built from `launcher/syscalls.toml` and the argument rules below.
+"""The seccomp filter: `launcher/syscalls.toml` made into a BPF program, and the program checked against the table.
 
-It is built in the host process, since importing pyseccomp runs other programs and takes 30 ms, and handed to the
-launcher as bytes. Only EQ and MASKED_EQ on the low 32 bits are used, and no two rules of a call overlap: older
-libseccomp versions merge some others wrongly. Sources: seccomp(2), seccomp_rule_add(3).
+Theory of operation. A filter is built in the host process, since importing pyseccomp runs other programs and takes
+30 ms, and handed to the launcher as bytes. Only masked comparisons of the low 32 bits are used (every filtered argument
+is an `int` to the kernel), and no two alternatives of a call overlap: older libseccomp versions merge some others
+wrongly. What came out is then run over many calls and compared with what the table says, without libseccomp: every
+number, every alternative, every compared bit flipped, every high word set. A program that differs in one verdict, or
+that has an instruction which no call reached, is refused: LayerMissing.
+
+Sources: seccomp(2), seccomp_rule_add(3).
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import platform
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox import bpf
 from sandbox.errors import LayerMissing
 
 _LOW = 0xFFFFFFFF
-_UNIX, _INET, _INET6 = 1, 2, 10
-_STREAM, _DGRAM = 1, 2
-_TYPE_FLAGS = 0o2000000 | 0o4000  # SOCK_CLOEXEC, SOCK_NONBLOCK
-_NEW = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
-_FAMILIES = 46
+_HIGH = 0xA5A5A5A5 << 32
+_FAMILIES = 46  # AF_MAX; a family past it is unknown, not refused
+_FAMILY_CALLS = ("socket", "socketpair")
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
+_X32 = 0x40000000
+_NUMBERS = 600  # past the last call of any kernel: 470 are in use in Linux 6.18
 
-# call → (argument, mask, value) alternatives, each a list that must hold together
-_Rule = tuple[tuple[int, int, int], ...]
-
-
-def argument_rules(*, network: bool) -> Iterator[tuple[str, _Rule]]:
-    """Yield (call, rule): a call is allowed when one of its rules holds."""
-    yield "clone", ((0, _NEW | 0x8000 | 0x2000, 0),)  # no namespace, no CLONE_PARENT, no CLONE_PTRACE
-    for family in (_UNIX, _INET, _INET6) if network else (_UNIX,):
-        for kind in (_STREAM, _DGRAM):
-            for protocol in (0, 6, 17):
-                rule = ((0, _LOW, family), (1, _LOW & ~_TYPE_FLAGS, kind), (2, _LOW, protocol))
-                yield "socket", rule
-                yield "socketpair", rule
-    yield from _values("ioctl", 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451))  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIO[N]CLEX
-    yield from _values("prctl", 0, (3, 15, 16, 21, 23, 39, 0x53564D41))
-    yield from _values("fcntl", 1, (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032, 1033, 1034))
-    yield from _values("prlimit64", 0, (0,))
-    yield from _values("madvise", 2, (0, 1, 2, 3, 4, 8, 9, 10, 11, *range(14, 26)))
-    for operation in (0, 1, 3, 4, 5, 9, 10):  # no priority inheritance
-        yield "futex", ((1, _LOW & ~(128 | 256), operation),)
-    for call, index in (("sendto", 3), ("recvfrom", 3), ("sendmsg", 2), ("recvmsg", 2)):
-        yield call, ((index, 0x4000001, 0),)  # no MSG_OOB, no MSG_ZEROCOPY
-    options = [(1, o) for o in (2, 4, 7, 8, 9, 13, 15, 20, 21)] + [(6, o) for o in (1, 4, 5, 6, 12, 18)] + [(41, 26)]
-    if network:
-        options += [(0, 11), (41, 25)]  # the C library sets RECVERR: without it every name look-up fails
-    for level, option in options:
-        yield "setsockopt", ((1, _LOW, level), (2, _LOW, option))
-
-
-def _values(call: str, index: int, values: tuple[int, ...]) -> Iterator[tuple[str, _Rule]]:
-    for value in values:
-        yield call, ((index, _LOW, value),)
+Rule = tuple[tuple[int, int, int], ...]  # (argument, mask, value) that must hold together
 
 
 @functools.cache
-def table() -> dict[str, Any]:
-    """Read the allow-list; raises ValueError for an entry without a reason."""
-    text = (Path(__file__).parent / "launcher" / "syscalls.toml").read_text()
-    entries: dict[str, Any] = tomllib.loads(text)
-    for group in entries.values():
-        for entry in group:
-            if not entry.get("why"):
-                raise ValueError(f"no reason for {entry['calls']}")
+def table() -> Mapping[str, Any]:
+    """Read the table; raises ValueError for an entry without a reason."""
+    entries: dict[str, Any] = tomllib.loads((Path(__file__).parent / "launcher" / "syscalls.toml").read_text())
+    for name, group in entries.items():
+        for entry in [group] if isinstance(group, dict) else group:
+            if not entry.get("why", "").strip():
+                raise ValueError(f"{name}: no reason for {entry['calls']}")
     return entries
 
 
@@ -77,52 +54,175 @@ def allowed_calls(*, network: bool) -> list[str]:
     return [call for group in groups for call in group["calls"]]
 
 
-def build(*, network: bool) -> bytes:
-    """Return the filter as BPF instructions; raises LayerMissing when libseccomp is not there."""
+def argument_rules(*, network: bool) -> Iterator[tuple[str, Rule]]:
+    """Yield (call, rule): a call is allowed when one of its rules holds."""
+    for entry in table()["filtered"]:
+        if network or not entry.get("network"):
+            choices = [[(a["index"], a.get("mask", _LOW), v) for v in a["values"]] for a in entry["arguments"]]
+            for call, rule in itertools.product(entry["calls"], itertools.product(*choices)):
+                yield call, rule
+
+
+def refusals() -> Iterator[tuple[str, int]]:
+    """Yield (call, errno) for the calls that are refused whatever their arguments; errno 0 kills."""
+    for group in table()["refuse"]:
+        yield from ((call, getattr(errno, group["errno"])) for call in group["calls"])
+    for group in table()["kill"]:
+        yield from ((call, 0) for call in group["calls"])
+
+
+@functools.cache
+def build(network: bool, machine: str = "") -> bytes:  # noqa: FBT001 - the one question there is
+    """Return the filter as BPF, checked; `machine` is x86_64 or aarch64, by default this one.
+
+    Raises LayerMissing when libseccomp is not there, when this architecture is not supported, or when the program does
+    not do what the table says.
+    """
+    policy = Policy.of(network=network, machine=machine)
+    program = _export(policy)
+    verify(program, policy)
+    return program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The table for one architecture: verdicts by call number."""
+
+    machine: str
+    plain: Mapping[int, int]  # number → verdict, whatever the arguments
+    rules: Mapping[int, tuple[Rule, ...]]  # number → alternatives that allow
+    families: Mapping[int, frozenset[int]]  # number → socket families that are not refused as such
+
+    @classmethod
+    def of(cls, *, network: bool, machine: str = "") -> Policy:
+        """Read the table; raises LayerMissing for an architecture that it does not cover."""
+        machine = machine or platform.machine()
+        if machine not in _ARCHITECTURES:
+            raise LayerMissing("seccomp", f"no filter for {machine}", "use a machine with x86_64 or aarch64")
+        numbers = functools.partial(_number, machine)
+        absent = set() if machine == "x86_64" else set(table()["x86_64_only"]["calls"])
+        plain = {numbers(call): bpf.ALLOW for call in allowed_calls(network=network) if call not in absent}
+        for call, code in refusals():
+            if call not in absent:
+                plain[numbers(call)] = bpf.ERRNO | code if code else bpf.KILL_PROCESS
+        rules: dict[int, tuple[Rule, ...]] = {}
+        for call, rule in argument_rules(network=network):
+            rules[numbers(call)] = (*rules.get(numbers(call), ()), rule)
+        families = {numbers(c): frozenset(v for rule in rules[numbers(c)] for i, _, v in rule if i == 0) for c in _FAMILY_CALLS}
+        return cls(machine=machine, plain=plain, rules=rules, families=families)
+
+    def verdict(self, call: list[int]) -> int:
+        """Return what a filter must answer to a call, given as the words of `bpf.words`."""
+        number, architecture = call[0], call[1]
+        if architecture != _ARCHITECTURES[self.machine]:
+            return bpf.KILL_PROCESS
+        if self.machine == "x86_64" and _X32 <= number != _LOW:  # -1 is what a tracer sets to skip a call
+            return bpf.KILL_PROCESS
+        if number in self.plain:
+            return self.plain[number]
+        if any(all(call[4 + 2 * i] & mask == value for i, mask, value in rule) for rule in self.rules.get(number, ())):
+            return bpf.ALLOW
+        if number in self.families and call[4] < _FAMILIES and call[4] not in self.families[number]:
+            return bpf.ERRNO | errno.EAFNOSUPPORT
+        return bpf.ERRNO | errno.ENOSYS
+
+    def probes(self) -> Iterator[list[int]]:
+        """Yield calls that tell every verdict and every comparison apart."""
+        native = _ARCHITECTURES[self.machine]
+        for number in (*range(_NUMBERS), _X32, _X32 | 1, _X32 | 520, _LOW - 1, _LOW):
+            yield bpf.words(native, number, (_HIGH,) * 6)
+        for architecture in (0, 0x40000003, *_ARCHITECTURES.values(), native ^ 0x80000000):
+            yield bpf.words(architecture, 39, ())
+        for number in self.families:
+            for family in range(_FAMILIES + 2):
+                yield bpf.words(native, number, (_HIGH | family, 5, 0))
+        for number, rules in self.rules.items():
+            for rule in rules:
+                yield from (bpf.words(native, number, arguments) for arguments in _around(rule))
+
+
+def verify(program: bytes, policy: Policy) -> None:
+    """Run a program over the policy's probes; raises LayerMissing at the first difference."""
+    mend = "use libseccomp 2.5.4 or newer, and tell us which one this is"
+    try:
+        decoded = bpf.decode(program)
+    except ValueError as error:
+        raise LayerMissing("seccomp", f"the filter cannot be checked: {error}", mend) from None
+    seen = bytearray(len(decoded))
+    for call in policy.probes():
+        found, wanted = bpf.run(decoded, call, seen), policy.verdict(call)
+        if found != wanted:
+            raise LayerMissing("seccomp", f"the filter answers {found:#x} instead of {wanted:#x} to call {call[0]} {call[4:]}", mend)
+    if decoded[-1][3] == bpf.KILL_PROCESS:
+        seen[-1] = 1  # libseccomp ends every program so, also when nothing leads there
+    if not all(seen):
+        raise LayerMissing("seccomp", f"the filter has instructions that no call reaches, the first at {seen.index(0)}", mend)
+
+
+def _around(rule: Rule) -> Iterator[tuple[int, ...]]:
+    """Yield arguments that satisfy a rule, also with what it ignores set, and those one bit of a comparison away."""
+    exact = [0] * 6
+    for index, _, value in rule:
+        exact[index] = value
+    yield tuple(exact)
+    loose = [_HIGH | _LOW] * 6
+    for index, mask, value in rule:
+        loose[index] = _HIGH | _LOW & ~mask | value
+    yield tuple(loose)
+    for index, mask, _ in rule:
+        for bit in range(32):
+            if mask >> bit & 1:
+                yield tuple(argument ^ (1 << bit if at == index else 0) for at, argument in enumerate(loose))
+
+
+def _number(machine: str, call: str) -> int:
+    """Return a call's number; raises ValueError for a name that this architecture does not have."""
     seccomp = _library()
-    arch_only = set() if platform.machine() == "x86_64" else _ONLY_X86
+    number: int = seccomp.resolve_syscall(_ARCHITECTURES[machine], call)
+    if number < 0:
+        raise ValueError(f"{machine} has no system call {call}")
+    return number
+
+
+def _export(policy: Policy) -> bytes:
+    """Let libseccomp make the program."""
+    seccomp = _library()
     made = seccomp.SyscallFilter(seccomp.ERRNO(errno.ENOSYS))
+    if not made.exist_arch(_ARCHITECTURES[policy.machine]):  # a test builds for the other one
+        made.add_arch(_ARCHITECTURES[policy.machine])
+        made.remove_arch(seccomp.Arch.NATIVE)
     made.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     made.set_attr(seccomp.Attr.CTL_NNP, 0)
     made.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)
-    for call in allowed_calls(network=network):
-        if call not in arch_only:
-            made.add_rule_exactly(seccomp.ALLOW, call)
-    for call, rule in argument_rules(network=network):
-        args = [seccomp.Arg(index, seccomp.MASKED_EQ, mask, value) for index, mask, value in rule]
-        made.add_rule_exactly(seccomp.ALLOW, call, *args)
-    families = (_UNIX, _INET, _INET6) if network else (_UNIX,)
-    for family in set(range(_FAMILIES)) - set(families):
-        for call in ("socket", "socketpair"):
-            made.add_rule_exactly(seccomp.ERRNO(errno.EAFNOSUPPORT), call, seccomp.Arg(0, seccomp.MASKED_EQ, _LOW, family))
-    for group in table()["refuse"]:
-        _refuse(made, seccomp.ERRNO(getattr(errno, group["errno"])), group["calls"])
-    for group in table()["kill"]:
-        _refuse(made, seccomp.KILL_PROCESS, group["calls"])
+    for number, verdict in policy.plain.items():
+        made.add_rule_exactly(verdict, _native(policy, number))
+    for number, rules in policy.rules.items():
+        for rule in rules:
+            args = [seccomp.Arg(index, seccomp.MASKED_EQ, mask, value) for index, mask, value in rule]
+            made.add_rule_exactly(bpf.ALLOW, _native(policy, number), *args)
+    for number, families in policy.families.items():
+        for family in set(range(_FAMILIES)) - families:
+            refused = seccomp.Arg(0, seccomp.MASKED_EQ, _LOW, family)
+            made.add_rule_exactly(seccomp.ERRNO(errno.EAFNOSUPPORT), _native(policy, number), refused)
     with tempfile.TemporaryFile() as file:
         made.export_bpf(file)
         file.seek(0)
         return file.read()
 
 
-# Calls that aarch64 never had; the table names them for x86-64.
-_ONLY_X86 = frozenset(
-    "access arch_prctl chmod dup2 epoll_wait getdents64 getpgrp link lstat mkdir open pause pipe poll readlink rename rmdir "
-    "select stat symlink time unlink utime utimes vfork".split()
-) - {"getdents64"}
-
-
-def _refuse(made: Any, verdict: Any, calls: list[str]) -> None:
-    for call in calls:
-        try:
-            made.add_rule_exactly(verdict, call)
-        except (OSError, ValueError, RuntimeError):  # a call that this architecture or this libseccomp does not know
-            continue
+def _native(policy: Policy, number: int) -> int:
+    """Return the number by which libseccomp knows a call on the machine that it runs on."""
+    if policy.machine == platform.machine():
+        return number
+    seccomp = _library()
+    name: bytes = seccomp.resolve_syscall(_ARCHITECTURES[policy.machine], number)
+    native: int = seccomp.resolve_syscall(seccomp.Arch.NATIVE, name.decode())
+    return native
 
 
 def _library() -> Any:
     try:
-        import pyseccomp  # type: ignore[import-untyped]  # noqa: PLC0415 - looks for the C library when it is imported
+        import pyseccomp  # noqa: PLC0415 - looks for the C library when it is imported
     except (ImportError, RuntimeError, OSError) as error:
         raise LayerMissing("seccomp", f"libseccomp cannot be loaded ({error})", "run: apt-get install libseccomp2") from None
     return pyseccomp
