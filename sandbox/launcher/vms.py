@@ -138,7 +138,7 @@ def _plan(
         uid=uid,
         is_root=house.is_root,
         tree=house.trees[is_network],
-        network=join["net"] if join else (-1 if is_network else house.empty_net),
+        network=-1 if is_network else join.get("net", house.empty_net),
         join=join,
         kept=kept,
         give=give,
