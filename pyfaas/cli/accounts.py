@@ -34,7 +34,9 @@ def create_account(
     no_network: Annotated[bool, typer.Option("--no-network", help="its functions may not reach the network")] = False,  # noqa: FBT002
 ) -> None:
     """Create an account; its token is printed this once."""
-    console.show(chosen(ctx), act(ctx, lambda client: client.create_account(name, network=not no_network), is_admin=True))
+    console.show(
+        chosen(ctx), act(ctx, lambda client: client.create_account(name, network=not no_network), is_admin=True)
+    )
 
 
 @account.command("ls")
@@ -67,7 +69,9 @@ def create_token(
     """Create a token; its text is printed this once."""
     until = time.time() + parse_duration(expires, "--expires") / 1000 if expires else None
     made = act(
-        ctx, lambda client: client.create_token(scopes=scope, expires=until, label=label, account=of), is_admin=of is not None
+        ctx,
+        lambda client: client.create_token(scopes=scope, expires=until, label=label, account=of),
+        is_admin=of is not None,
     )
     console.show(chosen(ctx), made)
 
@@ -96,7 +100,9 @@ def rotate_admin(ctx: typer.Context) -> None:
 def login(
     ctx: typer.Context,
     url: Annotated[str | None, typer.Option(help="the server", show_default=False)] = None,
-    text: Annotated[str | None, typer.Option("--token", help="the token; else asked for, or read from stdin", show_default=False)] = None,
+    text: Annotated[
+        str | None, typer.Option("--token", help="the token; else asked for, or read from stdin", show_default=False)
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="the profile to write", show_default=False)] = None,
 ) -> None:
     """Keep a server's URL and a token in a profile that only you can read, after trying them."""
@@ -141,7 +147,9 @@ def _summed(rows: Sequence[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:
     for row in rows:
         if row.get(by) is None:
             continue
-        total = sums.setdefault((row.get("account"), row[by]), {"account": row.get("account"), by: row[by], "outcomes": {}})
+        total = sums.setdefault(
+            (row.get("account"), row[by]), {"account": row.get("account"), by: row[by], "outcomes": {}}
+        )
         for key in _SUMS:
             total[key] = total.get(key, 0) + (row.get(key) or 0)
         for outcome, count in (row.get("outcomes") or {}).items():
@@ -156,5 +164,3 @@ def _ask(what: str, *, hidden: bool) -> str:
     if not line:
         raise invalid(f"no {what} was given", "pass --url and --token, or the token on stdin")
     return line
-
-

@@ -12,7 +12,9 @@ from pyfaas.client.errors import invalid
 from pyfaas.names import split_target
 
 app = typer.Typer(rich_markup_mode=None)
-alias = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Release aliases: movable names inside one function.")
+alias = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Release aliases: movable names inside one function."
+)
 app.add_typer(alias, name="alias")
 
 
@@ -26,7 +28,9 @@ def set_(
     ctx: typer.Context,
     target: Annotated[str, typer.Argument(metavar="NAME:ALIAS")],
     version: Annotated[int, typer.Argument(help="the version it points at")],
-    weight: Annotated[list[str] | None, typer.Option(help="VERSION=PERCENT of another version", show_default=False)] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="VERSION=PERCENT of another version", show_default=False)
+    ] = None,
 ) -> None:
     """Point a release alias at a version."""
     name, wanted = _target(target)

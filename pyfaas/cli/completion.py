@@ -41,7 +41,9 @@ def completion(shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish")] = 
             console.out(f"complete -c pyfaas -n __fish_use_subcommand -f -a {verb} -d '{text.replace(chr(39), '')}'")
             console.out(f"complete -c pyfaas -n '__fish_seen_subcommand_from {verb}' -a '{' '.join(words[verb])}'")
         return
-    cases = "\n".join(f'    {verb}) COMPREPLY=($(compgen -W "{" ".join(found)}" -- "$word")) ;;' for verb, found in words.items())
+    cases = "\n".join(
+        f'    {verb}) COMPREPLY=($(compgen -W "{" ".join(found)}" -- "$word")) ;;' for verb, found in words.items()
+    )
     script = _BASH.format(cases=cases, verbs=" ".join(VERBS), options=_GLOBALS)
     console.out(f"autoload -U +X bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script)
 

@@ -111,28 +111,33 @@ def progress(chosen: Globals, text: str) -> Iterator[None]:
 
 
 def cell(value: Any, key: str = "") -> str:
-    """Write a value for people; times are told by their key."""
+    """Write a value for people; times, sizes and durations are told by their key."""
     if value is None or value in ({}, []):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float) and key in _TIMES:
+    if isinstance(value, int | float):
+        return _number(value, key)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _number(value: float, key: str) -> str:
+    if key in _TIMES:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
-    if isinstance(value, int) and key in ("memory", "size"):
-        return f"{value / (1 << 20):g}M" if value >= 1 << 20 else f"{value / 1024:.1f}K"
-    if key == "timeout" and isinstance(value, int | float):
+    if key in ("memory", "size"):
+        return f"{value / _MIB:g}M" if value >= _MIB else f"{value / 1024:.1f}K"
+    if key == "timeout":
         return f"{value / 1000:g}s"
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".")
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
+_MIB = 1 << 20
 _TIMES = frozenset({"created", "expires", "finished", "started", "since", "from", "to"})
 
 
 def _tame(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else f"\\x{ord(c):02x}" for c in text)
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else f"\\x{ord(c):02x}" for c in text
+    )

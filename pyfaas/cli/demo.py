@@ -148,7 +148,9 @@ async def _demo(report: Report, examples: Path, place: Path) -> None:
         nonlocal process
         weaker = _missing_layers()
         if weaker:
-            console.note(report.options, f"note: this machine or user lacks {', '.join(weaker)}; the demo goes on without")
+            console.note(
+                report.options, f"note: this machine or user lacks {', '.join(weaker)}; the demo goes on without"
+            )
         process = await _spawn(place, weaker)
         return await _ready(process, stage)
 
@@ -180,7 +182,9 @@ async def _spawn(place: Path, weaker: list[str]) -> asyncio.subprocess.Process:
         command += ["--allow-weaker-isolation", ",".join(weaker)]
     with (place / "serve.log").open("wb") as log:
         # A session of its own: Ctrl-C is for the demo, which then stops the server in order.
-        return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True)
+        return await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True
+        )
 
 
 async def _ready(process: asyncio.subprocess.Process, stage: Stage) -> str:
@@ -251,7 +255,9 @@ async def call_thumbnail(stage: Stage) -> str:
         small = await asyncio.gather(*(client.invoke("thumbnail", photo) for photo in photos))
         for before, after in zip(photos, small, strict=True):
             check(isinstance(after, bytes) and after[:2] == b"\xff\xd8" and len(after) < len(before), repr(after)[:80])
-    sizes = ", ".join(f"{name} {len(a) // 1024} to {len(b) // 1024} KiB" for name, a, b in zip(names, photos, small, strict=True))
+    sizes = ", ".join(
+        f"{name} {len(a) // 1024} to {len(b) // 1024} KiB" for name, a, b in zip(names, photos, small, strict=True)
+    )
     return f"{sizes}, in both accounts"
 
 

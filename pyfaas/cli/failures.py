@@ -11,7 +11,13 @@ from typing import Any
 
 from pyfaas.cli import console
 from pyfaas.cli.options import Globals, Output
-from pyfaas.client.errors import Error, FunctionError, InvalidRequest, NotAllowed, NotFound
+from pyfaas.client.errors import (
+    Error,
+    FunctionError,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+)
 
 FAILED, USAGE, SERVER, NOT_ALLOWED, TIMED_OUT, INTERRUPTED = 1, 2, 3, 4, 5, 130
 _LONGEST_LINE = 2000

@@ -19,7 +19,9 @@ app = typer.Typer(rich_markup_mode=None)
 def ls(ctx: typer.Context) -> None:
     """List functions."""
     rows = act(ctx, lambda client: client.functions())
-    console.show_list(chosen(ctx), rows, ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created"))
+    console.show_list(
+        chosen(ctx), rows, ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created")
+    )
 
 
 @app.command()
@@ -36,7 +38,9 @@ def describe(ctx: typer.Context, name: Annotated[str, typer.Argument(help="NAME 
 def versions(ctx: typer.Context, name: str) -> None:
     """List a function's versions, newest first."""
     rows = act(ctx, lambda client: client.versions(name))
-    console.show_list(chosen(ctx), rows, ("version", "state", "created", "size", "containers", "withdrawn", "pointers", "reason"))
+    console.show_list(
+        chosen(ctx), rows, ("version", "state", "created", "size", "containers", "withdrawn", "pointers", "reason")
+    )
 
 
 @app.command()

@@ -23,8 +23,15 @@ from pyfaas.names import parse_duration, split_target
 
 app = typer.Typer(rich_markup_mode=None)
 
-_Data = Annotated[str | None, typer.Option("-d", "--data", help="the event: JSON, @FILE, or - for stdin", show_default=False)]
-_Type = Annotated[str | None, typer.Option("--content-type", help="of the event; else JSON, or bytes for a file that is none", show_default=False)]
+_Data = Annotated[
+    str | None, typer.Option("-d", "--data", help="the event: JSON, @FILE, or - for stdin", show_default=False)
+]
+_Type = Annotated[
+    str | None,
+    typer.Option(
+        "--content-type", help="of the event; else JSON, or bytes for a file that is none", show_default=False
+    ),
+]
 _Timeout = Annotated[str | None, typer.Option("--timeout", help="end the run after, e.g. 10s", show_default=False)]
 _JSON, _BYTES = "application/json", "application/octet-stream"
 
@@ -37,7 +44,9 @@ def invoke(  # noqa: PLR0913 - options of a command
     content_type: _Type = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="queue it and print the id")] = False,  # noqa: FBT002
     stream: Annotated[bool, typer.Option("--stream", help="write items as they come")] = False,  # noqa: FBT002
-    stale: Annotated[str | None, typer.Option("--stale", help="allow or forbid an older version", show_default=False)] = None,
+    stale: Annotated[
+        str | None, typer.Option("--stale", help="allow or forbid an older version", show_default=False)
+    ] = None,
     timeout: _Timeout = None,
 ) -> None:
     """Run a function; the result goes to stdout."""
@@ -173,7 +182,13 @@ def _tell_version(options: Globals, reply: Reply) -> None:
 
 
 def _tell_run(headers: Mapping[str, str]) -> None:
-    names = ("pyfaas-invocation-id", "pyfaas-requested-version", "pyfaas-executed-version", "pyfaas-outcome", "server-timing")
+    names = (
+        "pyfaas-invocation-id",
+        "pyfaas-requested-version",
+        "pyfaas-executed-version",
+        "pyfaas-outcome",
+        "server-timing",
+    )
     for name in names:
         if name in headers:
             console.err(f"{name}: {headers[name]}")

@@ -70,7 +70,9 @@ def replay(
     ctx: typer.Context,
     job_id: Annotated[str | None, typer.Argument(metavar="[ID]", show_default=False)] = None,
     dead: Annotated[bool, typer.Option("--dead", help="every dead letter")] = False,  # noqa: FBT002
-    data: Annotated[str | None, typer.Option("-d", "--data", help="another event: JSON, @FILE or -", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option("-d", "--data", help="another event: JSON, @FILE or -", show_default=False)
+    ] = None,
 ) -> None:
     """Run it again, with the same or another event; prints the new {id, state, replay_of}."""
     if (job_id is None) == (not dead):

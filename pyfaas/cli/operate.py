@@ -43,7 +43,9 @@ def _show_fleet(options: Globals, shown: dict[str, Any]) -> None:
         console.show(options, shown)
         return
     warming = shown["warming"]
-    console.out(f"warming  ready {warming['ready']} of {warming['target']}, hits {warming['hits']}, misses {warming['misses']}")
+    console.out(
+        f"warming  ready {warming['ready']} of {warming['target']}, hits {warming['hits']}, misses {warming['misses']}"
+    )
     rows = [
         [str(vm["id"]), str(vm["tenant"]), str(vm["fleet"]), *(console.cell(box.get(key)) for key in _BOX)]
         for vm in shown["vms"]

@@ -39,8 +39,12 @@ def _keep(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
 
 
 def _options(
-    output: Annotated[Output | None, typer.Option("-o", "--output", callback=_keep, help="table, json or yaml", show_default=False)] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", callback=_keep, help="no notes; of lists only the names")] = False,  # noqa: FBT002
+    output: Annotated[
+        Output | None, typer.Option("-o", "--output", callback=_keep, help="table, json or yaml", show_default=False)
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", callback=_keep, help="no notes; of lists only the names")
+    ] = False,  # noqa: FBT002
     verbose: Annotated[bool, typer.Option("-v", "--verbose", callback=_keep, help="tell more, on stderr")] = False,  # noqa: FBT002
     curl: Annotated[bool, typer.Option("--curl", callback=_keep, help="print the HTTP request instead")] = False,  # noqa: FBT002
 ) -> None:

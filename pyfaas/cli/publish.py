@@ -35,7 +35,9 @@ requirements = []
 
 
 @app.command()
-def init(ctx: typer.Context, name: Annotated[str, typer.Argument(help="the function, and its directory")] = "hello") -> None:
+def init(
+    ctx: typer.Context, name: Annotated[str, typer.Argument(help="the function, and its directory")] = "hello"
+) -> None:
     """Scaffold a function directory."""
     check_name(name)
     root = Path(name)
@@ -53,11 +55,15 @@ def deploy(  # noqa: PLR0913 - options of a command
     path: Annotated[Path, typer.Argument(help="a directory, a Python file or a zip")],
     name: Annotated[str | None, typer.Option(help="the function's name", show_default=False)] = None,
     handler: Annotated[str | None, typer.Option(help="module:attribute", show_default=False)] = None,
-    requirements: Annotated[Path | None, typer.Option(help="a file that lists requirements", show_default=False)] = None,
+    requirements: Annotated[
+        Path | None, typer.Option(help="a file that lists requirements", show_default=False)
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="such as 256M", show_default=False)] = None,
     timeout: Annotated[str | None, typer.Option(help="such as 30s", show_default=False)] = None,
     env: Annotated[list[str] | None, typer.Option(help="K=V; repeats", show_default=False)] = None,
-    alias: Annotated[str | None, typer.Option(help="point this release alias at the version once it is ready", show_default=False)] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="point this release alias at the version once it is ready", show_default=False)
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it is ready and cut over")] = True,  # noqa: FBT002
     wait_timeout: Annotated[str | None, typer.Option(help="give up waiting after", show_default=False)] = None,
 ) -> None:
@@ -90,12 +96,16 @@ def deploy(  # noqa: PLR0913 - options of a command
         raise act(ctx, lambda client: failed_version(client, options, shown))
 
 
-async def _wait(client: AsyncClient, options: Globals, package: Package, version: int, limit: float | None) -> dict[str, Any]:
+async def _wait(
+    client: AsyncClient, options: Globals, package: Package, version: int, limit: float | None
+) -> dict[str, Any]:
     try:
         with console.progress(options, f"preparing {package.name}:{version}"):
             return await client.wait_version(package.name, version, timeout=limit)
     except asyncio.CancelledError:
-        console.err(f"{package.name}:{version} is published; its preparation goes on (pyfaas describe {package.name}:{version})")
+        console.err(
+            f"{package.name}:{version} is published; its preparation goes on (pyfaas describe {package.name}:{version})"
+        )
         raise
 
 
@@ -111,7 +121,13 @@ async def failed_version(client: AsyncClient, options: Globals, version: dict[st
             console.err(line)
     message = f"{name}:{number} failed: {reason.get('message') or reason.get('code') or 'no reason was given'}"
     hint = f"the whole build log: pyfaas logs {name}:{number} --build"
-    problem = {"code": reason.get("code") or "init_error", "fault": "function", "detail": message, "hint": hint, "log": tail[-_TAIL:]}
+    problem = {
+        "code": reason.get("code") or "init_error",
+        "fault": "function",
+        "detail": message,
+        "hint": hint,
+        "log": tail[-_TAIL:],
+    }
     return FunctionError(message, problem=problem, outcome="init_error")
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-
 app = typer.Typer(rich_markup_mode=None)
 
 
@@ -27,7 +26,9 @@ def serve(  # noqa: PLR0913 - options of a command
     allow_weaker_isolation: Annotated[
         str | None, typer.Option(metavar="LAYER[,…]", help="layers that may be missing", show_default=False)
     ] = None,
-    setting: Annotated[list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="any option; repeats", show_default=False)] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="any option; repeats", show_default=False)
+    ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="show each value and its origin")] = False,  # noqa: FBT002
 ) -> None:
     """Run the server."""

@@ -59,11 +59,21 @@ def as_curl(endpoint: Endpoint, call: Call) -> str:
     """Return a call as a command of a shell; the token is named, never shown."""
     # What the data directory keeps, the shell can read there; any other token is expected in the environment.
     token = f"$(cat {shlex.quote(endpoint.source)})" if endpoint.source.startswith("/") else "$PYFAAS_TOKEN"
-    words = ["curl", "-sS", "-X", call.method, shlex.quote(endpoint.url + call.target), "-H", f'"Authorization: Bearer {token}"']
+    words = [
+        "curl",
+        "-sS",
+        "-X",
+        call.method,
+        shlex.quote(endpoint.url + call.target),
+        "-H",
+        f'"Authorization: Bearer {token}"',
+    ]
     for name, value in call.headers.items():
         words += ["-H", shlex.quote(f"{name}: {value}")]
     for name, (kind, content) in call.form.items():
-        shown = f"{name}={_form_value(content)};type={kind}" if kind.endswith("json") else f"{name}=@{name}.zip;type={kind}"
+        shown = (
+            f"{name}={_form_value(content)};type={kind}" if kind.endswith("json") else f"{name}=@{name}.zip;type={kind}"
+        )
         words += ["-F", shlex.quote(shown)]
     if call.body is not None:
         try:
@@ -87,5 +97,3 @@ def pairs(given: list[str], what: str) -> dict[str, str]:
             raise typer.BadParameter(f"{what}: {text!r} is not K=V")
         found[key] = value
     return found
-
-

@@ -13,10 +13,13 @@ import typer
 from typer.core import TyperGroup
 
 from pyfaas import __version__
-from pyfaas.cli.options import Globals, Output, add_options
+from pyfaas.cli import failures
+from pyfaas.cli.options import Globals, add_options
 from pyfaas.cli.verbs import VERBS
+from pyfaas.client.errors import Error, from_refusal, invalid
+from pyfaas.errors import PyfaasError
 
-_USAGE, _INTERRUPTED = 2, 130
+# typer carries click inside itself since 0.26 and needed it before: its own classes are the way that works for both.
 ClickException: type[Any] = typer.BadParameter.__mro__[2]
 
 
@@ -59,12 +62,18 @@ def _version(value: bool) -> None:  # noqa: FBT001 - a callback of typer's
 def build() -> Any:
     """Return the root command."""
     app = typer.Typer(
-        cls=Verbs, add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+        cls=Verbs,
+        add_completion=False,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
     def root(
-        version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,  # noqa: FBT002
+        version: Annotated[
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        ] = False,  # noqa: FBT002
     ) -> None:
         """A serverless server for one Linux box."""
 
@@ -82,28 +91,22 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, typer.Abort, EOFError):
-        return _INTERRUPTED
-    except Exception as error:  # the CLI's top loop: what has no name here is re-raised with its traceback
+        return failures.INTERRUPTED
+    except (ClickException, Error, PyfaasError) as error:
         return _failed(error, chosen)
     return 0
 
 
 def _failed(error: Exception, chosen: Globals) -> int:
-    failures = importlib.import_module("pyfaas.cli.failures")
-    errors = importlib.import_module("pyfaas.client.errors")
-    refusal = importlib.import_module("pyfaas.errors").PyfaasError
     if isinstance(error, ClickException):
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error) or error.format_message(), err=True)
-            return _USAGE
+            return failures.USAGE
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else "pyfaas --help"
-        error = errors.invalid(error.format_message(), hint)
-    elif isinstance(error, refusal):
-        error = errors.from_refusal(error)
-    elif not isinstance(error, errors.Error):
-        raise error
-    if chosen.output not in set(Output):
-        chosen.output = Output.TABLE
-    failures.tell(error, chosen)
-    return int(failures.exit_code(error))
+        error = invalid(error.format_message(), hint)
+    elif isinstance(error, PyfaasError):
+        error = from_refusal(error)
+    if isinstance(error, Error):
+        failures.tell(error, chosen)
+    return failures.exit_code(error)

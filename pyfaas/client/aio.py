@@ -22,7 +22,7 @@ from pyfaas.model import JobState
 NDJSON = "application/x-ndjson"
 _POLL_S = 30
 _PAGE = 1000
-_SETTLED = frozenset({"ready", "failed"})
+_CUT_OVER_WAITS = 2
 
 
 class AsyncClient:
@@ -39,7 +39,9 @@ class AsyncClient:
         """Return the client."""
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the connections."""
         await self.close()
 
@@ -78,16 +80,27 @@ class AsyncClient:
         return await self._json(Call(method="PUT", path=_function(package.name), form=form))
 
     async def wait_version(self, name: str, version: int, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
-        """Wait until a version is failed, or ready and cut over; raises TimeoutError after `timeout` seconds."""
+        """Wait until a version is failed, or ready and cut over; raises TimeoutError after `timeout` seconds.
+
+        The server holds its answer back until then; one that comes only when the time is over says that it is not so
+        yet. A version that is ready but not cut over is not waited for longer than a minute.
+        """
         clock = asyncio.get_running_loop().time
         until = clock() + timeout if timeout is not None else None
+        held_back = 0
         while True:
-            shown = await self._get(f"{_function(name)}/versions/{version}", wait=_whole(until, clock()))
-            # An answer before the wait was over means that it is settled, cut over included.
-            if shown["state"] in _SETTLED:
+            asked, wait = clock(), _whole(until, clock())
+            shown = await self._get(f"{_function(name)}/versions/{version}", wait=wait)
+            if shown["state"] == "failed" or (shown["state"] == "ready" and clock() - asked < wait):
                 return shown
-            if until is not None and clock() >= until:
-                raise _waited(f"{name}:{version} is still {shown['state']}", "its preparation goes on")
+            held_back += shown["state"] == "ready"
+            if held_back == _CUT_OVER_WAITS or (until is not None and clock() >= until):
+                still = (
+                    "ready, but older containers still answer"
+                    if shown["state"] == "ready"
+                    else f"still {shown['state']}"
+                )
+                raise _waited(f"{name}:{version} is {still}", "it goes on; see: pyfaas fleet")
 
     # ---- running
 
@@ -130,7 +143,12 @@ class AsyncClient:
                 yield item
 
     def open(
-        self, name: str, event: Any = None, *, qualifier: str | int | None = None, headers: Mapping[str, str] | None = None
+        self,
+        name: str,
+        event: Any = None,
+        *,
+        qualifier: str | int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> contextlib.AbstractAsyncContextManager[Reply]:
         """Run a function and enter the answer with its headers; bytes travel as they are, anything else as JSON."""
         return self._transport.exchange(invocation(name, event, qualifier=qualifier, headers=headers))
@@ -149,10 +167,22 @@ class AsyncClient:
         )
 
     async def fetch(
-        self, account: str, name: str, path: str = "/", *, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        account: str,
+        name: str,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Request a path under a function's own URL, `/f/{account}/{name}{path}`, and return the body."""
-        call = Call(method=method, path=f"/f/{quote(account, safe='')}/{quote(name, safe=':')}{path}", headers=headers or {}, body=body)
+        call = Call(
+            method=method,
+            path=f"/f/{quote(account, safe='')}/{quote(name, safe=':')}{path}",
+            headers=headers or {},
+            body=body,
+        )
         async with self._transport.exchange(call) as reply:
             return await reply.read()
 

@@ -43,7 +43,9 @@ class App:
     @overload
     def function(self, function: Callable[..., Any], /) -> Function: ...
     @overload
-    def function(self, function: None = None, /, *, name: str | None = None, **config: Any) -> Callable[[Callable[..., Any]], Function]: ...
+    def function(
+        self, function: None = None, /, *, name: str | None = None, **config: Any
+    ) -> Callable[[Callable[..., Any]], Function]: ...
     def function(
         self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **config: Any
     ) -> Function | Callable[[Callable[..., Any]], Function]:
@@ -83,7 +85,10 @@ class App:
     async def _deploy(self) -> dict[str, dict[str, Any]]:
         shipping = importlib.import_module("pyfaas.client.shipping")
         client = self.client.inner
-        packages = {f.name: shipping.package(f.local, self.published(f.name), {"shape": "typed", **f.config}) for f in self.functions.values()}
+        packages = {
+            f.name: shipping.package(f.local, self.published(f.name), {"shape": "typed", **f.config})
+            for f in self.functions.values()
+        }
         published = {name: await client.publish(package) for name, package in packages.items()}
         waits = (client.wait_version(self.published(name), done["version"]) for name, done in published.items())
         versions = dict(zip(published, await asyncio.gather(*waits), strict=True))
@@ -162,13 +167,18 @@ class Function:
         """Run once for each input, up to `concurrency` at once; yields results in the order of the inputs."""
         return self._starmap(((each,) for each in inputs), return_exceptions=return_exceptions, count=_length(inputs))
 
-    def _starmap(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False, count: int | None = None) -> Iterator[Any]:
+    def _starmap(
+        self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False, count: int | None = None
+    ) -> Iterator[Any]:
         results = self.app.client.portal.iterate(self._results(inputs, return_exceptions=return_exceptions))
         total = count if count is not None else _length(inputs)
         if not sys.stderr.isatty() or total is None:
             return results
         track: Iterator[Any] = importlib.import_module("rich.progress").track(
-            results, description=self.name, total=total, console=importlib.import_module("rich.console").Console(stderr=True)
+            results,
+            description=self.name,
+            total=total,
+            console=importlib.import_module("rich.console").Console(stderr=True),
         )
         return iter(track)
 
@@ -176,7 +186,9 @@ class Function:
         return self._starmap_aio(((each,) for each in inputs), return_exceptions=return_exceptions)
 
     def _starmap_aio(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False) -> AsyncIterator[Any]:
-        results: AsyncIterator[Any] = self.app.client.portal.iterate_aio(self._results(inputs, return_exceptions=return_exceptions))
+        results: AsyncIterator[Any] = self.app.client.portal.iterate_aio(
+            self._results(inputs, return_exceptions=return_exceptions)
+        )
         return results
 
     async def _results(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool) -> AsyncIterator[Any]:
@@ -222,7 +234,9 @@ class FunctionCall:
             lambda timeout=None: portal.run(client.inner.get(self.id, timeout=timeout)),
             lambda timeout=None: portal.wrap(client.inner.get(self.id, timeout=timeout)),
         )
-        self.cancel = Way(lambda: portal.run(client.inner.cancel(self.id)), lambda: portal.wrap(client.inner.cancel(self.id)))
+        self.cancel = Way(
+            lambda: portal.run(client.inner.cancel(self.id)), lambda: portal.wrap(client.inner.cancel(self.id))
+        )
 
     @classmethod
     def from_id(cls, call_id: str, client: Client | None = None) -> FunctionCall:

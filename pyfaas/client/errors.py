@@ -110,7 +110,9 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Error:
     return error
 
 
-def from_outcome(outcome: str, document: Mapping[str, Any], *, status: int = 0, invocation_id: str = "") -> FunctionError:
+def from_outcome(
+    outcome: str, document: Mapping[str, Any], *, status: int = 0, invocation_id: str = ""
+) -> FunctionError:
     """Build the exception for a run that ended in anything but `ok`."""
     kind = FunctionTimeout if outcome == Outcome.TIMEOUT.value else FunctionError
     message = _sentence(document) or f"the run ended as {outcome}"
@@ -126,7 +128,9 @@ def from_problem(document: Mapping[str, Any], status: int = 0) -> Error:
     if "errorType" in document or (code in set(Outcome) and code != Outcome.REJECTED.value):
         return from_outcome(code if code in set(Outcome) else "error", document, status=status)
     status = status or int(document.get("status") or 0) or (STATUS[Code(code)] if code in set(Code) else _SERVER_ERRORS)
-    return _kind(status)(_sentence(document) or code or f"the server answered {status}", status=status, problem=document)
+    return _kind(status)(
+        _sentence(document) or code or f"the server answered {status}", status=status, problem=document
+    )
 
 
 def from_refusal(error: PyfaasError) -> Error:

@@ -65,7 +65,9 @@ class Reply:
                 yield piece
         except (aiohttp.ClientError, OSError) as error:
             message = "the answer broke off"
-            raise ServerError(message, status=self.status, problem={"code": "internal", "fault": "platform", "detail": message}) from error
+            raise ServerError(
+                message, status=self.status, problem={"code": "internal", "fault": "platform", "detail": message}
+            ) from error
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Yield the body's lines as they come, without their ends and without empty ones."""
@@ -123,7 +125,9 @@ class HttpTransport:
     async def _send(self, call: Call) -> aiohttp.ClientResponse:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0), auto_decompress=True)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=aiohttp.TCPConnector(limit=0), auto_decompress=True
+            )
         headers = dict(call.headers)
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -140,7 +144,9 @@ class HttpTransport:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         message = f"cannot reach {self._url}: {reason}"
         hint = "is the server running? pyfaas serve starts one"
-        return Unreachable(message, problem={"code": "unreachable", "fault": "platform", "detail": message, "hint": hint})
+        return Unreachable(
+            message, problem={"code": "unreachable", "fault": "platform", "detail": message, "hint": hint}
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -150,7 +156,9 @@ class HttpTransport:
             await asyncio.sleep(0)
 
 
-def json_call(method: str, path: str, document: Any = None, *, query: Mapping[str, Any] | None = None, **headers: str) -> Call:
+def json_call(
+    method: str, path: str, document: Any = None, *, query: Mapping[str, Any] | None = None, **headers: str
+) -> Call:
     """Return a call with a JSON body, or without one; a query value of None is left out."""
     kept = {key: str(value) for key, value in (query or {}).items() if value is not None}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}

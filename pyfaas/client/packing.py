@@ -37,7 +37,9 @@ class Package:
     bundle: bytes
 
 
-def pack(path: Path, *, name: str | None = None, overrides: Mapping[str, Any] | None = None, requirements: Path | None = None) -> Package:
+def pack(
+    path: Path, *, name: str | None = None, overrides: Mapping[str, Any] | None = None, requirements: Path | None = None
+) -> Package:
     """Read a directory, a Python file or a zip into what is published.
 
     `overrides` win over what the code's own configuration says; their `env` is merged into it. Raises InvalidRequest.
@@ -56,7 +58,11 @@ def pack(path: Path, *, name: str | None = None, overrides: Mapping[str, Any] | 
     if "env" in given:
         given["env"] = {**config.get("env", {}), **given["env"]}
     config.update(given)
-    chosen = name or config.get("name") or _NOT_IN_A_NAME.sub("-", path.resolve().stem if path.is_file() else path.resolve().name)
+    chosen = (
+        name
+        or config.get("name")
+        or _NOT_IN_A_NAME.sub("-", path.resolve().stem if path.is_file() else path.resolve().name)
+    )
     return Package(name=str(chosen), config={**config, "name": str(chosen)}, bundle=bundle)
 
 
@@ -90,7 +96,8 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 
 def _read_directory(root: Path) -> tuple[dict[str, Any], bytes]:
     files = {
-        str(file.relative_to(root)): (file.read_bytes(), bool(file.stat().st_mode & stat.S_IXUSR)) for file in walk(root)
+        str(file.relative_to(root)): (file.read_bytes(), bool(file.stat().st_mode & stat.S_IXUSR))
+        for file in walk(root)
     }
     if not files:
         raise invalid(f"{root} has no files to publish")
@@ -108,7 +115,9 @@ def _read_zip(path: Path) -> tuple[dict[str, Any], bytes]:
             config = _configuration(lambda name: archive.read(name).decode() if name in names else None)
             if "requirements" not in config and "requirements.txt" in names:
                 lines = archive.read("requirements.txt").decode().splitlines()
-                config["requirements"] = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+                config["requirements"] = [
+                    line.strip() for line in lines if line.strip() and not line.strip().startswith("#")
+                ]
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         raise invalid(f"{path} is not a readable zip: {error}") from None
     return config, bundle
@@ -176,4 +185,6 @@ def _rule(line: str) -> Rule:
     anchored = "/" in text
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", text.lstrip("/"))
     body = "".join(_SPECIAL.get(part) or re.escape(part) for part in parts)
-    return Rule(pattern=re.compile(body if anchored else "(?:.*/)?" + body), only_directories=only_directories, keeps=keeps)
+    return Rule(
+        pattern=re.compile(body if anchored else "(?:.*/)?" + body), only_directories=only_directories, keeps=keeps
+    )

@@ -80,7 +80,9 @@ def _from_data_dir(*, is_admin: bool) -> Endpoint | None:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         hint = "become the server's user, or ask for a token and run: pyfaas login"
-        raise NotAllowed(message, problem={"code": Code.UNAUTHENTICATED.value, "detail": message, "hint": hint}) from None
+        raise NotAllowed(
+            message, problem={"code": Code.UNAUTHENTICATED.value, "detail": message, "hint": hint}
+        ) from None
 
 
 def profiles_path() -> Path:

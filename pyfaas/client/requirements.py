@@ -20,8 +20,8 @@ _DEEPEST = 8
 def found_beside(path: Path) -> list[str]:
     """Return the requirements of a directory, or of one file that lists them; raises InvalidRequest."""
     if path.is_dir():
-        for name in _READERS:
-            if (path / name).is_file() and (found := _READERS[name](path / name)):
+        for name, read in _READERS.items():
+            if (path / name).is_file() and (found := read(path / name)):
                 return found
         return []
     if not path.is_file():

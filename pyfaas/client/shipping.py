@@ -68,7 +68,9 @@ def is_beside(path: Path, root: Path) -> bool:
 
 
 def _prefixes() -> set[Path]:
-    return {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix) if prefix != "/usr"} | {Path(types.__file__).parent}
+    return {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix) if prefix != "/usr"} | {
+        Path(types.__file__).parent
+    }
 
 
 def pickle(function: Callable[..., Any]) -> bytes:

@@ -93,7 +93,9 @@ async def _next(source: AsyncIterator[R]) -> R:
     return await anext(source)
 
 
-def _blocking(method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Client, P], R]:
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Client, P], R]:
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.portal.run(method(self.inner, *args, **kwargs))
 
@@ -101,7 +103,9 @@ def _blocking(method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, 
     return call
 
 
-def _iterating(method: Callable[Concatenate[AsyncClient, P], AsyncIterator[R]]) -> Callable[Concatenate[Client, P], Iterator[R]]:
+def _iterating(
+    method: Callable[Concatenate[AsyncClient, P], AsyncIterator[R]],
+) -> Callable[Concatenate[Client, P], Iterator[R]]:
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         return self.portal.iterate(method(self.inner, *args, **kwargs))
 
@@ -131,7 +135,9 @@ class Client:
         """Return the client."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the connections and end the thread."""
         self.close()
 

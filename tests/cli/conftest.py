@@ -31,7 +31,11 @@ class Cli:
     def environment(self) -> dict[str, str]:
         """The environment that commands get."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        home = {"HOME": str(self.directory), "XDG_CONFIG_HOME": str(self.directory / "config"), "PYFAAS_DATA_DIR": str(self.directory / "data")}
+        home = {
+            "HOME": str(self.directory),
+            "XDG_CONFIG_HOME": str(self.directory / "config"),
+            "PYFAAS_DATA_DIR": str(self.directory / "data"),
+        }
         named = {"PYFAAS_URL": self.url or self.fake.url, "PYFAAS_TOKEN": self.token} if self.token else {}
         return {**kept, **home, **named, "PYTHONPATH": str(REPOSITORY)}
 
@@ -40,7 +44,14 @@ class Cli:
         given = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL} | options
         if "input" in given:
             del given["stdin"]
-        return subprocess.run([sys.executable, "-m", "pyfaas", *words], cwd=self.directory, env=self.environment, timeout=60, check=False, **given)
+        return subprocess.run(
+            [sys.executable, "-m", "pyfaas", *words],
+            cwd=self.directory,
+            env=self.environment,
+            timeout=60,
+            check=False,
+            **given,
+        )
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command."""

@@ -66,10 +66,24 @@ def test_a_failed_version_is_1(cli: Cli) -> None:
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[1] == "world"
-    assert lines[2:] == ["error: fails:1 failed: ModuleNotFoundError: no module named 'nothing'", "hint: the whole build log: pyfaas logs fails:1 --build"]
+    assert lines[2:] == [
+        "error: fails:1 failed: ModuleNotFoundError: no module named 'nothing'",
+        "hint: the whole build log: pyfaas logs fails:1 --build",
+    ]
 
 
-@pytest.mark.parametrize("words", [["nothing"], ["ls", "--nothing"], ["invoke"], ["invoke", "a b"], ["deploy", "missing"], ["-o", "xml", "ls"], ["alias", "set", "f", "1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nothing"],
+        ["ls", "--nothing"],
+        ["invoke"],
+        ["invoke", "a b"],
+        ["deploy", "missing"],
+        ["-o", "xml", "ls"],
+        ["alias", "set", "f", "1"],
+    ],
+)
 def test_usage_is_2(cli: Cli, words: list[str]) -> None:
     """What cannot be understood is refused in a line and a hint, before any server is asked."""
     cli.url = "http://127.0.0.1:1"

@@ -57,7 +57,10 @@ def test_deploy_moves_a_release_alias(cli: Cli) -> None:
     assert cli("deploy", "aliased.py", "--alias", "live").returncode == 0
     assert cli("alias", "set", "aliased:canary", "1", "--weight", "2=10%").returncode == 0
     rows = json.loads(cli("alias", "ls", "aliased", "-o", "json").stdout)["items"]
-    assert rows == [{"alias": "live", "version": 2, "weights": {}}, {"alias": "canary", "version": 1, "weights": {"2": 10}}]
+    assert rows == [
+        {"alias": "live", "version": 2, "weights": {}},
+        {"alias": "canary", "version": 1, "weights": {"2": 10}},
+    ]
     assert cli("alias", "rm", "aliased:live").returncode == 0
 
 
@@ -111,7 +114,9 @@ def test_run_leaves_nothing_behind(cli: Cli) -> None:
     before = set(cli.fake.seen()["functions"])
     assert cli("run", "once.py::second", "-d", '{"a":1}').stdout == '{"a":1}'
     assert set(cli.fake.seen()["functions"]) == before
-    assert any(r["method"] == "DELETE" and r["path"].startswith("/v1/functions/run-") for r in cli.fake.seen()["requests"])
+    assert any(
+        r["method"] == "DELETE" and r["path"].startswith("/v1/functions/run-") for r in cli.fake.seen()["requests"]
+    )
 
 
 def test_lists_join_pages_and_have_three_forms(cli: Cli) -> None:
@@ -134,7 +139,10 @@ def test_logs_carry_the_invocation(cli: Cli) -> None:
     assert [line.split()[1] for line in lines] == ["inv-1", "inv-1"]
     asked = [r["path"] for r in cli.fake.seen()["requests"] if "/echo/logs?" in r["path"]][-1]
     assert re.search(r"version=2&id=inv-1&since=\d+\.\d+&build=true", asked)
-    assert [json.loads(line)["stream"] for line in cli("logs", "echo", "-o", "json").stdout.splitlines()] == ["out", "err"]
+    assert [json.loads(line)["stream"] for line in cli("logs", "echo", "-o", "json").stdout.splitlines()] == [
+        "out",
+        "err",
+    ]
 
 
 def test_jobs(cli: Cli) -> None:
@@ -151,10 +159,28 @@ def test_jobs(cli: Cli) -> None:
 
 def test_accounts_and_tokens(cli: Cli) -> None:
     """What is shown once is shown in full."""
-    assert json.loads(cli("account", "create", "new", "-o", "json").stdout) == {"account": "new", "id": "000000000002", "token": "pf_new"}
-    made = json.loads(cli("token", "create", "--scope", "read", "--scope", "invoke", "--expires", "1h", "--label", "ci", "-o", "json").stdout)
+    assert json.loads(cli("account", "create", "new", "-o", "json").stdout) == {
+        "account": "new",
+        "id": "000000000002",
+        "token": "pf_new",
+    }
+    made = json.loads(
+        cli(
+            "token", "create", "--scope", "read", "--scope", "invoke", "--expires", "1h", "--label", "ci", "-o", "json"
+        ).stdout
+    )
     assert (made["scopes"], made["label"], made["token"]) == (["read", "invoke"], "ci", "pf_new")
-    for words in ("account ls", "account rm new -y", "token ls", "token revoke tok-1", "token rotate-admin", "whoami", "limits", "fleet", "usage --by function"):
+    for words in (
+        "account ls",
+        "account rm new -y",
+        "token ls",
+        "token revoke tok-1",
+        "token rotate-admin",
+        "whoami",
+        "limits",
+        "fleet",
+        "usage --by function",
+    ):
         done = cli(*words.split())
         assert done.returncode == 0, (words, done.stderr)
 
@@ -200,7 +226,9 @@ def test_curl_of_a_deploy_takes_a_zip(cli: Cli) -> None:
     shown = cli("deploy", "curled.py", "--env", 'A="x;y"', "--curl").stdout
     with zipfile.ZipFile(cli.directory / "code.zip", "w") as archive:
         archive.writestr("curled.py", "")
-    done = subprocess.run(["sh", "-c", shown], env=cli.environment, cwd=cli.directory, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", shown], env=cli.environment, cwd=cli.directory, capture_output=True, text=True, check=False
+    )
     assert json.loads(done.stdout)["state"] == "stored", done
     assert cli.fake.seen()["functions"]["curled"][-1]["config"]["env"] == {"A": '"x;y"'}
 
@@ -208,8 +236,13 @@ def test_curl_of_a_deploy_takes_a_zip(cli: Cli) -> None:
 def test_version_and_help_load_almost_nothing(cli: Cli) -> None:
     """`--version` needs no option parser; `--help` no HTTP client and no rich."""
     program = "import sys; from pyfaas.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nprint(sorted(sys.modules), file=sys.stderr)"
-    for words, absent in ((["--version"], ("typer", "aiohttp", "rich", "asyncio")), (["--help"], ("aiohttp", "rich", "sqlite3", "uvloop"))):
-        done = subprocess.run([sys.executable, "-c", program, *words], env=cli.environment, capture_output=True, text=True, check=False)
+    for words, absent in (
+        (["--version"], ("typer", "aiohttp", "rich", "asyncio")),
+        (["--help"], ("aiohttp", "rich", "sqlite3", "uvloop")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], env=cli.environment, capture_output=True, text=True, check=False
+        )
         assert not [name for name in absent if f"'{name}'" in done.stderr]
     assert cli("--version").stdout == f"pyfaas {__version__}\n"
     assert cli("ls", "--help").returncode == 0
@@ -236,7 +269,9 @@ def test_serve_reads_its_options(cli: Cli) -> None:
     assert cli("serve", "-s", "nonsense").returncode == 2
 
 
-@pytest.mark.parametrize("example", sorted(path.parent.name for path in (REPOSITORY / "examples").glob("*/pyfaas.toml")))
+@pytest.mark.parametrize(
+    "example", sorted(path.parent.name for path in (REPOSITORY / "examples").glob("*/pyfaas.toml"))
+)
 def test_examples_can_be_published(cli: Cli, example: str) -> None:
     """Each example deploys as it is, under its directory's name, with its input named in a SOURCES.md when it has some."""
     done = cli("deploy", str(REPOSITORY / "examples" / example), "-o", "json")
@@ -244,4 +279,8 @@ def test_examples_can_be_published(cli: Cli, example: str) -> None:
     assert json.loads(done.stdout)["function"] == example
     for place in ("photos", "tables"):
         sources = (REPOSITORY / "examples" / place / "SOURCES.md").read_text()
-        assert all(path.name in sources for path in Path(REPOSITORY / "examples" / place).iterdir() if path.suffix in (".jpg", ".csv"))
+        assert all(
+            path.name in sources
+            for path in Path(REPOSITORY / "examples" / place).iterdir()
+            if path.suffix in (".jpg", ".csv")
+        )

@@ -56,8 +56,18 @@ class Fake:
 
 def refusal(status: int, code: str, detail: str, hint: str = "", **headers: str) -> web.HTTPException:
     """Return a problem document as what aiohttp raises."""
-    body = {"type": "about:blank", "status": status, "code": code, "fault": "caller", "detail": detail, "hint": hint, "evidence": {}}
-    error = web.HTTPException(text=json.dumps(body), content_type=PROBLEM, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    body = {
+        "type": "about:blank",
+        "status": status,
+        "code": code,
+        "fault": "caller",
+        "detail": detail,
+        "hint": hint,
+        "evidence": {},
+    }
+    error = web.HTTPException(
+        text=json.dumps(body), content_type=PROBLEM, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
     error.set_status(status)
     return error
 
@@ -87,7 +97,11 @@ async def publish(request: web.Request) -> web.Response:
         names = sorted(archive.namelist())
     versions = request.app["fake"].functions.setdefault(name, [])
     state = "failed" if name == "fails" else "ready"
-    reason = {"code": "import_failed", "message": "ModuleNotFoundError: no module named 'nothing'"} if state == "failed" else None
+    reason = (
+        {"code": "import_failed", "message": "ModuleNotFoundError: no module named 'nothing'"}
+        if state == "failed"
+        else None
+    )
     version = {
         "function": name,
         "version": len(versions) + 1,
@@ -103,7 +117,9 @@ async def publish(request: web.Request) -> web.Response:
         "files": names,
     }
     versions.append(version)
-    return web.json_response({"function": name, "version": version["version"], "state": "stored", "changed": True}, status=201)
+    return web.json_response(
+        {"function": name, "version": version["version"], "state": "stored", "changed": True}, status=201
+    )
 
 
 async def functions(request: web.Request) -> web.Response:
@@ -127,8 +143,10 @@ async def versions(request: web.Request) -> web.Response:
 
 
 async def version(request: web.Request) -> web.Response:
-    """Show a version; the one of `forever` is never prepared."""
+    """Show a version; the one of `forever` is never prepared, that of `neverover` never cut over."""
     name, found = request.match_info["name"], request.app["fake"].versions(request.match_info["name"])
+    if name == "neverover":
+        await asyncio.sleep(float(request.query.get("wait", "0")))
     if name == "forever":
         await asyncio.sleep(float(request.query.get("wait", "0")))
         return web.json_response({**found[-1], "state": "preparing"})
@@ -196,9 +214,21 @@ def failed(status: int, outcome: str, headers: dict[str, str]) -> web.Response:
     """Answer as a run that failed."""
     headers = {**headers, "Pyfaas-Outcome": outcome}
     if outcome in ("error", "init_error"):
-        body: dict[str, Any] = {"errorType": "ValueError", "errorMessage": "boom", "stackTrace": ["main.py:3 handler"], "invocationId": "inv-1"}
+        body: dict[str, Any] = {
+            "errorType": "ValueError",
+            "errorMessage": "boom",
+            "stackTrace": ["main.py:3 handler"],
+            "invocationId": "inv-1",
+        }
         return web.json_response(body, status=status, headers=headers)
-    body = {"status": status, "code": outcome, "fault": "function", "detail": f"the run ended as {outcome}", "hint": "", "evidence": {}}
+    body = {
+        "status": status,
+        "code": outcome,
+        "fault": "function",
+        "detail": f"the run ended as {outcome}",
+        "hint": "",
+        "evidence": {},
+    }
     return web.Response(text=json.dumps(body), status=status, content_type=PROBLEM, headers=headers)
 
 
@@ -228,7 +258,13 @@ async def job(request: web.Request) -> web.Response:
     if kept is None:
         raise refusal(404, "not_found", "no invocation of that id")
     name = kept["name"]
-    shown: dict[str, Any] = {"id": request.match_info["id"], "function": name, "version": 1, "state": "succeeded", "outcome": "ok"}
+    shown: dict[str, Any] = {
+        "id": request.match_info["id"],
+        "function": name,
+        "version": 1,
+        "state": "succeeded",
+        "outcome": "ok",
+    }
     shown |= {"attempts": [], "created": 0.0, "finished": 1.0}
     if name == "boom":
         shown |= {"state": "dead", "outcome": "error", "error": {"errorType": "ValueError", "errorMessage": "boom"}}
@@ -245,7 +281,10 @@ async def job(request: web.Request) -> web.Response:
 async def jobs(request: web.Request) -> web.Response:
     """List jobs."""
     wanted = request.query.get("state")
-    rows = [{"id": i, "function": j["name"], "state": "dead" if j["name"] == "boom" else "succeeded"} for i, j in request.app["fake"].jobs.items()]
+    rows = [
+        {"id": i, "function": j["name"], "state": "dead" if j["name"] == "boom" else "succeeded"}
+        for i, j in request.app["fake"].jobs.items()
+    ]
     return web.json_response({"items": [r for r in rows if wanted in (None, r["state"])], "next": None})
 
 
@@ -271,11 +310,19 @@ async def logs(request: web.Request) -> web.Response:
 async def fixed(request: web.Request) -> web.Response:
     """Answer what needs no state."""
     answers: dict[str, Any] = {
-        "/v1/whoami": {"account": "default", "id": "000000000001", "scopes": ["deploy", "invoke", "read"], "expires": None},
+        "/v1/whoami": {
+            "account": "default",
+            "id": "000000000001",
+            "scopes": ["deploy", "invoke", "read"],
+            "expires": None,
+        },
         "/v1/limits": {"sync_payload": {"value": 6291456, "unit": "bytes", "key": "sync_payload"}},
         "/v1/accounts": {"items": [{"account": "default", "id": "000000000001"}], "next": None},
         "/v1/tokens": {"items": [{"id": "tok-1", "scopes": ["read"]}], "next": None},
-        "/v1/usage": {"items": [{"kind": "call", "function": "echo", "calls": 3, "outcomes": {"ok": 3}, "wall_ms": 9}], "next": None},
+        "/v1/usage": {
+            "items": [{"kind": "call", "function": "echo", "calls": 3, "outcomes": {"ok": 3}, "wall_ms": 9}],
+            "next": None,
+        },
         "/v1/fleets": {"warming": {"ready": 4, "target": 4, "hits": 1, "misses": 0}, "vms": [], "functions": []},
     }
     return web.json_response(answers[request.path])

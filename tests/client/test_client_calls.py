@@ -74,7 +74,12 @@ def test_a_function_error_tells_what_the_function_said(client: Client, deploy: o
     with pytest.raises(pyfaas.FunctionError) as caught:
         client.invoke("boom")
     error = caught.value
-    assert (error.error_type, error.message, error.outcome, error.invocation_id) == ("ValueError", "ValueError: boom", "error", "inv-1")
+    assert (error.error_type, error.message, error.outcome, error.invocation_id) == (
+        "ValueError",
+        "ValueError: boom",
+        "error",
+        "inv-1",
+    )
     assert error.stack_trace == ["main.py:3 handler"]
 
 
@@ -98,7 +103,7 @@ def test_streams_come_item_by_item(client: Client, deploy: object) -> None:
     deploy("ticks", "breaks")  # type: ignore[operator]
     assert list(client.stream("ticks")) == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert client.invoke("ticks") == [{"n": 0}, {"n": 1}, {"n": 2}]
-    seen = []
+    seen: list[int] = []
     with pytest.raises(pyfaas.FunctionError, match="late"):
         seen.extend(item["n"] for item in client.stream("breaks"))
     stream = client.stream("breaks")
@@ -140,6 +145,14 @@ def test_asynchronous_runs(client: Client, deploy: object) -> None:
         client.get(client.spawn("late")["id"])
     with pytest.raises(TimeoutError, match="running"):
         client.get(client.spawn("hangs")["id"], timeout=0.2)
+
+
+def test_ready_is_not_enough_to_be_deployed(client: Client, tmp_path: Path) -> None:
+    """A version that older containers still answer for is waited for, and the wait's end says so."""
+    (tmp_path / "neverover.py").write_text("")
+    published = client.deploy(tmp_path / "neverover.py", wait=False)
+    with pytest.raises(TimeoutError, match="older containers still answer"):
+        client.wait_version("neverover", published["version"], timeout=0.5)
 
 
 def test_pages_are_joined(client: Client, deploy: object) -> None:
@@ -242,6 +255,9 @@ def test_the_decorators_need_no_third_party_module() -> None:
     )
     root = str(Path(pyfaas.__file__).resolve().parents[1])
     done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {root!r}); {program}"], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {root!r}); {program}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

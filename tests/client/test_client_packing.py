@@ -54,7 +54,16 @@ def test_what_never_belongs_is_left_out(tmp_path: Path) -> None:
     """Repositories, environments, caches and secrets stay at home, at any depth."""
     root = write(
         tmp_path,
-        {"main.py": "", ".git/config": "", ".venv/x.py": "", "venv/x.py": "", "a/__pycache__/x.pyc": "", "node_modules/x.js": "", ".env": "K=V", "a/b.py": ""},
+        {
+            "main.py": "",
+            ".git/config": "",
+            ".venv/x.py": "",
+            "venv/x.py": "",
+            "a/__pycache__/x.pyc": "",
+            "node_modules/x.js": "",
+            ".env": "K=V",
+            "a/b.py": "",
+        },
     )
     assert names(pack(root).bundle) == ["a/b.py", "main.py"]
 

@@ -16,7 +16,10 @@ from pyfaas.model import Outcome
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.binary() | st.datetimes() | st.dates(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text().filter(lambda key: not key.startswith("$")), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text().filter(lambda key: not key.startswith("$")), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -27,7 +30,9 @@ def test_tagged_values_come_back(value: object) -> None:
     assert tagged.loads(tagged.dumps(value)) == value
 
 
-@pytest.mark.parametrize("value", [{"$bytes": "no base64!"}, {"$bytes": 3}, {"$datetime": "soon"}, {"$other": 1}, {"$ndarray": {}}])
+@pytest.mark.parametrize(
+    "value", [{"$bytes": "no base64!"}, {"$bytes": 3}, {"$datetime": "soon"}, {"$other": 1}, {"$ndarray": {}}]
+)
 def test_what_is_no_tag_stays(value: dict[str, object]) -> None:
     """An object that only looks like a tag is the function's own data."""
     assert tagged.decode(value) == value
