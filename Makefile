@@ -8,21 +8,19 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: setup demo test serve bench bench-quick lint clean needs
+.PHONY: setup demo test serve bench bench-quick lint clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml | needs
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
-	@touch $@
-
-needs:
+$(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is missing: sudo apt-get install python3 python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "the Debian package python3-venv is missing: sudo apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")' 2>/dev/null || \
 		{ echo "the Debian package libseccomp2 is missing: sudo apt-get install libseccomp2" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
 
 demo: setup
 	@$(BIN)/pyfaas demo
