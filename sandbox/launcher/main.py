@@ -13,10 +13,12 @@ and only then forks, so that a container's pages stay shared.
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import importlib
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -25,7 +27,7 @@ import traceback
 from collections.abc import Callable
 
 from sandbox import kernel
-from sandbox.launcher import cgroups, tree, vms
+from sandbox.launcher import cgroups, stores, tree, vms
 from sandbox.launcher.confine import BUILD_DIR
 from sandbox.launcher.options import LauncherOptions
 from sandbox.launcher.stores import Stores
@@ -102,11 +104,11 @@ class Launcher:
         self._watch(self.control.fileno(), self._command)
         if self.options.life >= 0:
             self._watch(self.options.life, self._leave)
-        self.control.send(b"0 ready " + self.tag.encode())
+        self.control.send(f"0 ready {self.tag} {'root' if self.is_root else 'user'}".encode())
         while True:
-            for descriptor, _ in self.poll.poll(50 if self.dying else None):
-                work = self.watched.get(descriptor)
-                if work is not None:
+            ready = [(fd, self.watched[fd]) for fd, _ in self.poll.poll(50 if self.dying else None)]
+            for descriptor, work in ready:
+                if self.watched.get(descriptor) is work:  # not closed, nor its number taken anew, by what came before
                     work()
             if self.dying:
                 self.dying = [leaf for leaf in self.dying if not leaf.remove()]
@@ -131,7 +133,10 @@ class Launcher:
         os._exit(0)
 
     def _command(self) -> None:
-        text = self.control.recv(_MAX_COMMAND)
+        try:
+            text = self.control.recv(_MAX_COMMAND)
+        except ConnectionResetError:  # the host left without reading all that it was told
+            text = b""
         if not text:
             self._leave()
         request, *words = text.decode("ascii", "replace").split(" ")
@@ -143,7 +148,7 @@ class Launcher:
             if answer is not None:
                 self._say(f"{request} ok {answer}")
         except OSError as error:
-            self._say(f"{request} error {_word(error.filename)} {error.errno or 0} {error.strerror}")
+            self._refuse(request, error)
         except (KeyError, ValueError, TypeError) as error:
             self._say(f"{request} error command 22 {type(error).__name__}: {error}")
 
@@ -163,7 +168,7 @@ class Launcher:
         limits = Limits(memory_bytes=int(memory), pids=int(pids), cpu=int(cpu_milli) / 1000, tmp_bytes=int(tmp))
         self.made += 1
         vm_id = f"{self.tag}-{self.made}"
-        uid = self.options.uid_base + self.made % self.options.uid_count if self.is_root else 0
+        uid = self._free_uid() if self.is_root else 0
         name = f"pyfaas-{self.options.instance}-{vm_id}"
         group = self.groups.create(name) if self.groups else None
         init = self.groups.create(name + "/init", Limits(memory_bytes=64 << 20, pids=4)) if self.groups else None
@@ -172,13 +177,26 @@ class Launcher:
         self._watch(vm.report.fileno(), lambda: self._vm_reports(request, vm))
         self._watch(vm.pidfd, lambda: self._destroy(vm))
 
+    def _free_uid(self) -> int:
+        """Return the next uid that no living VM has."""
+        taken = {vm.uid for vm in self.vms.values()}
+        for offset in range(self.options.uid_count):
+            uid = self.options.uid_base + (self.made + offset) % self.options.uid_count
+            if uid not in taken:
+                return uid
+        raise OSError(errno.EAGAIN, "every uid of the range has a living VM", "uid")
+
     def _vm_reports(self, request: str, vm: vms.VmRecord) -> None:
         tag, handles = _receive(vm.report)
         if tag == b"n":
             vm.join = dict(zip(vms.JOINED, handles, strict=True))
         elif tag == b"d":
             self._unwatch(vm.report.fileno())
-            self._fork_into(request, vm)
+            try:
+                self._fork_into(request, vm)
+            except OSError as error:
+                self._refuse(request, error)
+                self._destroy(vm)
         else:
             self._failed(request, tag, vm.pid)
             self._destroy(vm)
@@ -207,6 +225,8 @@ class Launcher:
         box.report.close()
         if tag != b"d":
             self._failed(request, tag, box.pid)
+            if not vm.is_held:  # nobody has heard of this VM, so nobody would end it
+                self._destroy(vm)
             return  # its end is seen through the pidfd
         opened = box.leaf.descriptors() if box.leaf else []
         labels = ",".join(label for label, _ in opened) or "-"
@@ -214,6 +234,10 @@ class Launcher:
         for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
             os.close(descriptor)
         box.host_ends = []
+        vm.is_held = True
+
+    def _refuse(self, request: str, error: OSError) -> None:
+        self._say(f"{request} error {_word(error.filename)} {error.errno or 0} {error.strerror}")
 
     def _failed(self, request: str, tag: bytes, pid: int) -> None:
         words = tag.decode("utf-8", "replace").split(" ", 3) if tag.startswith(b"e ") else []
@@ -226,11 +250,15 @@ class Launcher:
         status = self._reap(box.pid)
         if box.leaf is not None:
             box.leaf.kill()  # what it left running goes with it
+        else:
+            _end_orphans(vm.pid)
         self._say_exit(box, status)
         self._forget(vm, box)
 
     def _say_exit(self, box: vms.ContainerRecord, status: int) -> None:
         """Tell how a container ended, with the counters that go when its leaf is removed."""
+        if box.host_ends:
+            return  # the host never had it
         usage = box.leaf.usage() if box.leaf is not None else Usage()
         counts = f"{usage.oom_kills} {usage.memory_peak_bytes} {usage.pids_refused} {usage.cpu_us}"
         self._say(f"0 exit {box.vm} {box.id} {status} {counts}")
@@ -306,6 +334,8 @@ class Launcher:
         try:
             for mount in mounts:
                 slot, store, name, mode = mount.split(":")
+                if mode == "rw":
+                    box.writes.add(name)
                 trees.append((_slot_path(slot, mode), self.stores.tree(store, name, writable=mode == "rw")))
             self._within(box, trees, int(tmp_bytes))
         finally:
@@ -326,22 +356,40 @@ class Launcher:
                     kernel.mount(None, path, None, _REMOUNT, f"size={tmp_bytes}")
                 box.tmp_bytes = tmp_bytes
         finally:
-            kernel.setns(self.own_mnt, kernel.NEWNS)
+            vms.come_back(self.own_mnt, kernel.NEWNS)
 
     def stage(self, _request: str, vm_id: str, name: str) -> str:
         """Make a staging directory for a VM."""
         self.stores.stage(name, self.vms[vm_id].uid)
         return name
 
-    def commit(self, _request: str, staged: str, store: str, name: str) -> str:
-        """Move a staged directory to its final name."""
-        self.stores.commit(staged, store, name)
-        return name
+    def commit(self, request: str, staged: str, store: str, name: str) -> str | None:
+        """Move a staged directory to its final name, where others will rely on it: who could still write it ends first."""
+        for vm in list(self.vms.values()):
+            for box in [box for box in vm.containers.values() if staged in box.writes]:
+                self.kill(request, vm.id, box.id)
+                self._container_ended(vm, box)
+        return name if self.stores.commit(staged, store, name) else self.discard(request, stores.STAGING, staged)
 
-    def discard(self, _request: str, store: str, name: str) -> str:
-        """Remove an entry of a store."""
-        self.stores.discard(store, name)
-        return name
+    def discard(self, request: str, store: str, name: str) -> str | None:
+        """Remove an entry of a store, in a child: an environment has thousands of files, and the loop does not wait."""
+        if not self.stores.has(store, name):
+            return name
+        pid = os.fork()
+        if pid == 0:
+            _discard(self.stores, store, name)
+        pidfd = kernel.pidfd_open(pid)
+        self._watch(pidfd, lambda: self._discarded(request, name, pid, pidfd))
+        return None
+
+    def _discarded(self, request: str, name: str, pid: int, pidfd: int) -> None:
+        self._unwatch(pidfd)
+        os.close(pidfd)
+        number = os.waitstatus_to_exitcode(self._reap(pid))
+        if number:
+            self._refuse(request, OSError(number, os.strerror(number) if number > 0 else "killed", "discard"))
+        else:
+            self._say(f"{request} ok {name}")
 
 
 _VERBS: dict[str, Callable[..., str | None]] = {
@@ -368,7 +416,7 @@ def _slot_path(slot: str, mode: str) -> str:
 def _receive(report: socket.socket) -> tuple[bytes, list[int]]:
     """Read one report with its descriptors; an ended child reads as empty."""
     try:
-        text, ancillary, _, _ = report.recvmsg(512, socket.CMSG_SPACE(8 * 4))
+        text, ancillary, _, _ = report.recvmsg(512, socket.CMSG_SPACE(8 * 4), socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return b"", []
     handles = array.array("i")
@@ -428,6 +476,33 @@ def _kill(pid: int) -> None:
         return
 
 
+def _end_orphans(init: int) -> None:
+    """Without a cgroup: kill what ended containers left, which by then are the children of the VM's init."""
+    for _ in range(100):
+        try:
+            with open(f"/proc/{init}/task/{init}/children") as file:
+                pids = file.read().split()
+        except OSError:  # the VM is gone, and everything with it
+            return
+        if not pids:
+            return
+        for pid in pids:
+            _kill(int(pid))
+
+
+def _discard(kept: Stores, store: str, name: str) -> None:
+    status = 70  # EX_SOFTWARE
+    try:
+        kernel.set_parent_death_signal(signal.SIGKILL)
+        sys.setrecursionlimit(100_000)  # a path may be as deep as a tenant could make it
+        kept.discard(store, name)
+        status = 0
+    except OSError as error:
+        status = error.errno or status
+    finally:
+        os._exit(status)
+
+
 def _word(text: object) -> str:
     return re.sub(r"[^A-Za-z0-9._:-]", "_", str(text or "launcher"))
 
@@ -443,6 +518,8 @@ def main(descriptor: int, path: str) -> None:
     into sys.path for the imports here only.
     """
     gc.disable()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a VM with one container needs ten
     options = LauncherOptions.from_descriptor(descriptor)
     for name in _PRELOADED:
         importlib.import_module(name)

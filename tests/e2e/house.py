@@ -158,26 +158,29 @@ def multipart(parts: Mapping[str, bytes]) -> tuple[bytes, str]:
 @contextlib.contextmanager
 def started(data: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[House]:
     """Run `pyfaas serve` over a data directory, and stop it."""
-    environ = {**os.environ, **(env or {})}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyfaas", "serve", "--port", "0", "--data-dir", str(data), *options],
-        stdout=subprocess.PIPE,
-        stderr=(data.parent / "serve.log").open("a"),
-        text=True,
-        env=environ,
-        cwd=REPOSITORY,
-    )
+    command = [sys.executable, "-m", "pyfaas", "serve", "--port", "0", "--data-dir", str(data), *options]
+    with running(command, data, env) as house:
+        yield house
+
+
+@contextlib.contextmanager
+def running(command: list[str], data: Path, env: Mapping[str, str] | None = None) -> Iterator[House]:
+    """Run a command that serves `data`, and stop it."""
+    log = data.parent / "serve.log"
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}, cwd=REPOSITORY
+        )
     try:
         line = process.stdout.readline() if process.stdout else ""
-        assert line.startswith("pyfaas ready "), f"{line!r} {(data.parent / 'serve.log').read_text()[-3000:]}"
+        assert line.startswith("pyfaas ready "), f"{line!r} {log.read_text()[-3000:]}"
         words = dict(word.split("=", 1) for word in line.split()[2:])
-        house = House(process, data, words["url"], words["isolation"])
-        yield house
+        yield House(process, data, words["url"], words["isolation"])
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(40)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
