@@ -6,6 +6,9 @@ below it. A process moves itself in by writing "0" to each cgroup.procs: such a 
 period in the kernel), so pools hold processes that already sit in their leaf. On v1 there is no atomic kill; where a
 v2 mount without controllers is beside it, each leaf has a twin there for `cgroup.kill`.
 
+On v2 a group that hands controllers down may hold no process itself, so the processes of the base, ours among them, are
+first moved into its child `pyfaas-host`; a launcher that is started again finds itself there and takes the parent.
+
 Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 """
 
@@ -21,6 +24,10 @@ from sandbox.spec import Limits, Usage
 
 _V1 = ("memory", "pids", "cpu", "cpuacct")
 _PERIOD_US = 100_000
+_LEAST_QUOTA_US = 1_000  # the kernel takes no less
+_HOST = "pyfaas-host"
+_DOWN = "+memory +pids +cpu"
+_KILL_ROUNDS = 100
 
 
 class Hierarchies:
@@ -45,21 +52,29 @@ class Hierarchies:
         return list(dict.fromkeys([*self.v1.values(), *([self.v2] if self.v2 else [])]))
 
     def prepare(self) -> None:
-        """On v2: move the processes of the base aside and hand the controllers down (no group may have both)."""
+        """On v2: hand the controllers down, and where processes are in the way, move them aside first; raises OSError."""
         if self.v1 or self.v2 is None:
             return
-        aside = os.path.join(self.v2, "pyfaas-host")
-        os.makedirs(aside, exist_ok=True)
+        control = os.path.join(self.v2, "cgroup.subtree_control")
         for _ in range(10):
-            for pid in _read(os.path.join(self.v2, "cgroup.procs")).split():
-                _write(os.path.join(aside, "cgroup.procs"), pid)
             try:
-                _write(os.path.join(self.v2, "cgroup.subtree_control"), "+memory +pids +cpu")
+                _write(control, _DOWN)
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
+                self._move_aside(self.v2)
             else:
                 return
+        raise OSError(errno.EBUSY, "processes keep coming into it", self.v2)
+
+    def _move_aside(self, base: str) -> None:
+        aside = os.path.join(base, _HOST)
+        os.makedirs(aside, exist_ok=True)
+        for pid in _read(os.path.join(base, "cgroup.procs")).split():
+            try:
+                _write(os.path.join(aside, "cgroup.procs"), pid)
+            except ProcessLookupError:
+                continue  # it ended meanwhile
 
     def create(self, name: str, limits: Limits | None = None) -> Leaf:
         """Make a group of this name, which may be `group/leaf`, in every hierarchy."""
@@ -68,7 +83,7 @@ class Hierarchies:
             os.makedirs(path, exist_ok=True)
         leaf = Leaf({c: paths[b] for c, b in self.v1.items()}, paths[self.v2] if self.v2 else None, bool(self.v1))
         if limits is None and not self.v1 and self.v2 is not None:
-            _write(os.path.join(paths[self.v2], "cgroup.subtree_control"), "+memory +pids +cpu")
+            _write(os.path.join(paths[self.v2], "cgroup.subtree_control"), _DOWN)
         if limits is not None:
             leaf.set(limits)
         return leaf
@@ -83,7 +98,8 @@ class Hierarchies:
                     continue
                 found.add(name)
                 for directory, _, _ in os.walk(path, topdown=False):
-                    kill_all(directory)
+                    if not kill_at_once(directory):
+                        kill_one_by_one(directory)
                     _remove(directory)
         return sorted(found)
 
@@ -105,10 +121,10 @@ class Leaf:
             _write(os.path.join(path, "cgroup.procs"), "0")
 
     def set(self, limits: Limits) -> None:
-        """Set the limits of a new group."""
+        """Set the limits of a new group; a kernel that does not account for swap has no limit of it to set."""
         for file, value in limit_values(limits, is_v1=self._is_v1):
             path = self._file(file)
-            if path is not None:
+            if path is not None and (file not in _SWAP_FILES or os.path.exists(path)):
                 _write(path, value)
 
     def descriptors(self) -> list[tuple[str, int]]:
@@ -130,10 +146,13 @@ class Leaf:
         """Read the counters, by path: once, before the group is removed."""
         return read_usage(lambda label: _read_or_empty(self._file(label) or "").encode(), is_v1=self._is_v1)
 
-    def kill(self) -> None:
-        """Kill every process in the group."""
+    def kill(self) -> bool:
+        """Kill every process in the group; True when it was at once, by cgroup.kill, False when one by one."""
+        if self._v2 is not None and kill_at_once(self._v2):
+            return True
         for path in self.directories():
-            kill_all(path)
+            kill_one_by_one(path)
+        return False
 
     def remove(self) -> bool:
         """Remove the group; False when a dying process still holds it."""
@@ -150,6 +169,7 @@ LIMIT_FILES = {
     True: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max", "cpu.cfs_quota_us"),
     False: ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "memory.oom.group"),
 }
+_SWAP_FILES = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 COUNTER_FILES = {
     True: ("memory.oom_control", "memory.max_usage_in_bytes", "pids.events", "cpuacct.usage"),
     False: ("memory.events", "memory.peak", "pids.events", "cpu.stat"),
@@ -186,7 +206,7 @@ def _field(text: bytes, name: bytes) -> int:
 
 def limit_values(limits: Limits, *, is_v1: bool) -> list[tuple[str, str]]:
     """Return (file, value) pairs in the order for a group that has no limits yet."""
-    memory, quota = str(limits.memory_bytes), round(limits.cpu * _PERIOD_US)
+    memory, quota = str(limits.memory_bytes), max(round(limits.cpu * _PERIOD_US), _LEAST_QUOTA_US)
     if is_v1:
         return [
             ("memory.limit_in_bytes", memory),
@@ -203,15 +223,16 @@ def limit_values(limits: Limits, *, is_v1: bool) -> list[tuple[str, str]]:
     ]
 
 
-def detect(mountinfo: str = "/proc/self/mountinfo", own: str = "/proc/self/cgroup") -> Hierarchies:
-    """Find the hierarchies and this process's place in each."""
+def detect(mountinfo: str = "/proc/self/mountinfo", own: str = "/proc/self/cgroup", base: str = "") -> Hierarchies:
+    """Find the hierarchies and this process's place in each, or `base` in each, a path like those in /proc/self/cgroup."""
     mounts = _mounts(_read(mountinfo))
     v1: dict[str, str] = {}
     v2, controllers = None, frozenset[str]()
     for line in _read(own).splitlines():
         number, names, path = line.split(":", 2)
+        path = base or path
         if number == "0" and "" in mounts:
-            v2 = _join(mounts[""], path)
+            v2 = _join(mounts[""], path).removesuffix("/" + _HOST)
             controllers = frozenset(_read_or_empty(os.path.join(v2, "cgroup.controllers")).split())
         for name in names.split(","):
             if name in _V1 and name in mounts:
@@ -246,27 +267,39 @@ def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
         elif kind == "cgroup":
             for name in options.split(","):
                 found.setdefault(name, (fields[4], fields[3]))
-    return found
+    return {name: (_plain(point), _plain(root)) for name, (point, root) in found.items()}
+
+
+def _plain(field: str) -> str:
+    """Return a field of mountinfo without its octal escapes."""
+    for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(escape, character)
+    return field
 
 
 def _join(mount: tuple[str, str], path: str) -> str:
     point, root = mount
-    inside = path.removeprefix(root) if root != "/" else path
-    return os.path.normpath(point + "/" + inside)
+    is_below = path == root or path.startswith(root.rstrip("/") + "/")
+    return os.path.normpath(point + "/" + (path[len(root.rstrip("/")) :] if is_below else path))
 
 
-def kill_all(directory: str) -> None:
-    """Kill every process of one group: at once by cgroup.kill (Linux 5.14), else one by one until none is left."""
+def kill_at_once(directory: str) -> bool:
+    """Kill every process of a group and of those below it; False where there is no cgroup.kill (v1, before Linux 5.14)."""
     try:
         _write(os.path.join(directory, "cgroup.kill"), "1")
     except OSError:
-        for _ in range(100):
-            pids = _read_or_empty(os.path.join(directory, "cgroup.procs")).split()
-            if not pids:
-                return
-            for pid in pids:
-                if pid != "0":
-                    _kill(int(pid))
+        return False
+    return True
+
+
+def kill_one_by_one(directory: str) -> None:
+    """Kill every process of one group until none is left, or those that are left do not die."""
+    for _ in range(_KILL_ROUNDS):
+        pids = [pid for pid in _read_or_empty(os.path.join(directory, "cgroup.procs")).split() if pid != "0"]
+        if not pids:
+            return
+        for pid in pids:
+            _kill(int(pid))
 
 
 def _kill(pid: int) -> None:
