@@ -87,7 +87,7 @@ class Report:
         began = time.perf_counter()
         try:
             seen, ok = await work(), True
-        except (Error, StepFailed, OSError, TimeoutError) as error:
+        except (Error, StepFailed, OSError) as error:
             seen, ok = f"{type(error).__name__}: {error}", False
         took = (time.perf_counter() - began) * 1000
         self.steps.append({"step": name, "ok": ok, "ms": round(took, 1), "seen": seen})
@@ -189,8 +189,11 @@ async def _spawn(place: Path, weaker: list[str]) -> asyncio.subprocess.Process:
 
 async def _ready(process: asyncio.subprocess.Process, stage: Stage) -> str:
     assert process.stdout is not None  # it was asked for
-    async with asyncio.timeout(_READY_S):
-        line = (await process.stdout.readline()).decode().strip()
+    try:
+        async with asyncio.timeout(_READY_S):
+            line = (await process.stdout.readline()).decode().strip()
+    except TimeoutError:
+        raise StepFailed(f"it was not ready after {_READY_S:.0f} s") from None
     check(line.startswith("pyfaas ready "), line or "the server ended before it was ready")
     words = dict(word.split("=", 1) for word in line.split()[2:])
     stage.url = words["url"]
@@ -206,7 +209,7 @@ async def _stop(process: asyncio.subprocess.Process) -> str:
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise
+        raise StepFailed(f"it had not stopped after {_STOP_S:.0f} s") from None
     check(status == 0, f"it ended with status {status}")
     return "drained, status 0"
 
