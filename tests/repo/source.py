@@ -51,6 +51,8 @@ def imports(path: Path, *, at_import_only: bool = False) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {_target(node.module, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            found |= {str(name.value) for name in node.args if isinstance(name, ast.Constant)}
     return found
 
 

@@ -44,10 +44,11 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("pyfaas.config", "pyfaas.contract", "pyfaas.errors", "pyfaas.manifest", "pyfaas.model", "pyfaas.names"),
     ),
     ("pyfaas.runtime", ("pyfaas.bundle", "sandbox.errors", "sandbox.wire")),
-    ("pyfaas.cli", ("pyfaas.client", "pyfaas.config", "pyfaas.errors", "pyfaas.names")),
+    ("pyfaas.cli", ("pyfaas.client", "pyfaas.config", "pyfaas.errors", "pyfaas.names", "pyfaas.keeper", "sandbox.doctor")),
     ("pyfaas.__main__", ("pyfaas.cli",)),
     ("pyfaas.server", ("pyfaas", "sandbox")),
-    ("pyfaas.keeper", ("pyfaas.adapters.indexes", "pyfaas.config", "pyfaas.errors", "pyfaas.handover", "sandbox")),
+    ("pyfaas.premises", ("pyfaas.config",)),
+    ("pyfaas.keeper", ("pyfaas.premises", "pyfaas.adapters.indexes", "pyfaas.config", "pyfaas.errors", "pyfaas.handover", "sandbox")),
     ("pyfaas", ()),
 )
 SANDBOX: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -100,7 +101,7 @@ def test_every_module_imports_downwards() -> None:
 
 def test_every_line_of_the_law_is_about_something() -> None:
     """The table names no module that is gone."""
-    planned = {"sandbox.executor", "sandbox.__main__"}  # their place in the law is fixed before they are
+    planned = {"sandbox.executor", "sandbox.__main__", "pyfaas.premises"}  # their place in the law is fixed before they are
     present = set(modules())
     gone = [p for p, _ in (*PYFAAS, *SANDBOX) if p not in planned and not any(_within(m, p) for m in present)]
     assert gone == []
@@ -124,16 +125,16 @@ def test_the_runtime_stands_on_the_standard_library() -> None:
     for module, path in modules().items():
         if module.startswith(("pyfaas.runtime", "sandbox.guest", "sandbox.launcher")):
             outside |= {n.split(".")[0] for n in imports(path)} - set(sys.stdlib_module_names) - {"pyfaas", "sandbox"}
-    assert outside == set()
+    assert outside - {"numpy"} == set()  # the tenant's own, where it has one and returns an array
 
 
 def test_no_module_waits_for_itself() -> None:
     """No module, while it is being loaded, needs a module that needs it."""
     needs = {module: _ours(module, at_import_only=True) & set(modules()) for module in modules()}
     circles = []
-    for module in needs:
+    for module, first in needs.items():
         seen: set[str] = set()
-        ahead = list(needs[module])
+        ahead = list(first)
         while ahead:
             following = ahead.pop()
             if following not in seen:
