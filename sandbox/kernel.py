@@ -19,7 +19,7 @@ _syscall.restype = ctypes.c_long
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18
 MNT_DETACH = 2
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
@@ -44,6 +44,7 @@ _NR = {
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "pidfd_open": (434, 434),
+    "close_range": (436, 436),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
     "landlock_create_ruleset": (444, 444),
@@ -235,6 +236,11 @@ def load_filter(bpf: bytes) -> None:
 def pidfd_open(pid: int) -> int:
     """Return a descriptor that becomes readable when the process ends: pidfd_open(2)."""
     return call("pidfd_open", pid, 0)
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on, however many there are: close_range(2), Linux 5.9."""
+    call("close_range", first, 0xFFFFFFFF, 0)
 
 
 def line_buffer_stdout() -> None:

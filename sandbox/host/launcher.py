@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from sandbox.errors import LauncherGone, SetupError, VmGone
@@ -35,7 +36,9 @@ EXPECTED: Mapping[str, str] = {
     "Seccomp": "2",
     "Groups": "",
     "Landlock": "1",
+    "Uid": "1000\t1000\t1000\t1000",
 }
+_LAYER_OF = {"NoNewPrivs": "no_new_privs", "Seccomp": "seccomp", "Landlock": "landlock"}
 
 
 class Launcher:
@@ -50,6 +53,9 @@ class Launcher:
         self._control.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._asked: dict[str, asyncio.Future[tuple[list[str], list[int]]]] = {}
+        self._abandoned: dict[str, str] = {}  # questions about new containers whose askers have left → their verbs
+        self._outgoing: deque[bytes] = deque()
+        self._is_root = False
         self._numbers = 0
         self._containers: dict[str, Container] = {}
         self._early: dict[str, tuple[int, Usage]] = {}  # containers that ended before their answer was taken
@@ -104,29 +110,42 @@ class Launcher:
         box.on_packet, box.on_end = reported, ended
         if key in self._early:
             self._exited(key, self._early.pop(key))
+        is_sound = False
         try:
             async with asyncio.timeout(_BORN_S):
                 packet = await born
-            self._check(key, packet)
-        except (SetupError, TimeoutError):
-            box.kill()
-            raise
+            self._check(box, packet)
+            is_sound = True
+        except TimeoutError:
+            raise SetupError("read_back", 0, f"{key} did not report in {_BORN_S} s") from None
+        finally:
+            if not is_sound:
+                self._disown(verb, vm, key)
         box.on_packet, box.on_end = box._unasked, lambda _ending: None  # noqa: SLF001 - a blank again
         return box
 
-    def _check(self, key: str, packet: bytes) -> None:
+    def _disown(self, verb: str, vm: str, key: str) -> None:
+        """End a container that nobody will use; a VM goes with its first one."""
+        if verb == "vm":
+            self.tell("destroy", vm)
+        else:
+            self.tell("kill", vm, key)
+
+    def _check(self, box: Container, packet: bytes) -> None:
         """Raise SetupError unless the read-back is exactly what confinement makes."""
         try:
             told = json.loads(packet[1:]) if packet[:1] == bytes((Kind.BORN,)) else None
         except ValueError:
             told = None
         if not isinstance(told, dict):
-            raise SetupError("read_back", 0, f"{key} did not report")
+            raise SetupError("read_back", 0, f"{box.id} did not report")
+        if not self._is_root:  # an ordinary user cannot give groups up; none but his own has a name in there
+            told["Groups"] = " ".join(set(str(told.get("Groups")).split()) - {"65534", "1000"})
         for name, value in EXPECTED.items():
-            if name.lower() in self._without or (name == "Groups" and os.getuid() != 0 and "groups" in self._without):
-                continue
-            if told.get(name) != value and not (name == "Groups" and "65534" in str(told.get(name))):
+            if told.get(name) != value and _LAYER_OF.get(name) not in self._without:
                 raise SetupError("read_back", 0, f"{name} is {told.get(name)!r} instead of {value!r}")
+        if told.get("Pid") == str(box.pid):
+            raise SetupError("read_back", 0, "Pid is what it is outside: no pid namespace of its own")
 
     async def commit(self, staged: str, store: str, name: str) -> None:
         """Move a staged directory to its final name; raises SetupError."""
@@ -149,10 +168,7 @@ class Launcher:
         """Ask something whose answer does not matter."""
         if not self.is_gone:
             self._numbers += 1
-            try:
-                self._control.send(" ".join((str(self._numbers), verb, *words)).encode())
-            except OSError:
-                self._loop.call_soon(self._lost)
+            self._post(" ".join((str(self._numbers), verb, *words)))
 
     async def _ask(self, verb: str, *words: str) -> tuple[list[str], list[int]]:
         if self.is_gone:
@@ -161,25 +177,51 @@ class Launcher:
         number = str(self._numbers)
         answer: asyncio.Future[tuple[list[str], list[int]]] = self._loop.create_future()
         self._asked[number] = answer
-        text = " ".join((number, verb, *words)).encode()
-        while True:
-            try:
-                self._control.send(text)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.001)
-            except OSError:
-                self._lost()
-                break
+        self._post(" ".join((number, verb, *words)))
         try:
             return await answer
+        except asyncio.CancelledError:
+            self._abandon(number, verb, answer)
+            raise
         finally:
             self._asked.pop(number, None)
+
+    def _abandon(self, number: str, verb: str, answer: asyncio.Future[tuple[list[str], list[int]]]) -> None:
+        """See that what was asked for does not stay, whether it has been made already or will be."""
+        if answer.cancelled() or not answer.done():
+            self._abandoned[number] = verb
+        elif answer.exception() is None:
+            self._drop(verb, *answer.result())
+
+    def _drop(self, verb: str, words: list[str], descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if verb in ("vm", "fork"):
+            self._disown(verb, words[0], words[1])
+
+    def _post(self, text: str) -> None:
+        """Send a question; what the socket does not take at once follows in order when it can."""
+        self._outgoing.append(text.encode())
+        if len(self._outgoing) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._outgoing:
+            try:
+                self._control.send(self._outgoing[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._control.fileno(), self._flush)
+                return
+            except OSError:
+                self._loop.call_soon(self._lost)
+                return
+            self._outgoing.popleft()
+        self._loop.remove_writer(self._control.fileno())
 
     def _readable(self) -> None:
         for _ in range(64):
             try:
-                text, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(_DESCRIPTORS * 4))
+                text, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
@@ -196,8 +238,8 @@ class Launcher:
             return
         answer = self._asked.get(number)
         if answer is None or answer.done():
-            for descriptor in descriptors:
-                os.close(descriptor)
+            verb = self._abandoned.pop(number, "")
+            self._drop(verb if verdict == "ok" else "", words, descriptors)
         elif verdict == "ok":
             answer.set_result((words, descriptors))
         else:
@@ -211,6 +253,7 @@ class Launcher:
         elif verdict == "gone":
             self.on_vm_gone(words[0])
         elif verdict == "ready" and not self._ready.done():
+            self._is_root = words[1:2] == ["root"]
             self._ready.set_result(None)
         elif verdict == "failed" and not self._ready.done():
             self._ready.set_exception(SetupError(words[0], int(words[1]), " ".join(words[2:])))
@@ -227,6 +270,7 @@ class Launcher:
             return
         self.is_gone = True
         self._loop.remove_reader(self._control.fileno())
+        self._loop.remove_writer(self._control.fileno())
         self._control.close()
         gone = LauncherGone("the launcher has ended")
         for answer in self._asked.values():

@@ -10,6 +10,7 @@ calls do not exist. The first failure is a SetupError with the step's name; no c
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import resource
@@ -40,8 +41,8 @@ class Step(StrEnum):
     HANDLES = "handles"
     IDENTITY = "identity"
     CAPABILITIES = "capabilities"
-    LIMITS = "limits"
     DESCRIPTORS = "descriptors"
+    LIMITS = "limits"
     SEAL = "seal"
     LANDLOCK = "landlock"
     SECCOMP = "seccomp"
@@ -182,10 +183,10 @@ def set_limits(plan: Plan) -> None:
 
 def keep_descriptors(plan: Plan) -> None:
     """Keep the written list of descriptors, under fixed numbers, and close every other one."""
-    high = [os.dup2(fd, 512 + at, inheritable=False) for at, fd in enumerate(plan.kept)]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(plan.kept)) for fd in plan.kept]  # out of each other's way first
     for at, fd in enumerate(high):
         os.dup2(fd, at, inheritable=at < 3)
-    os.closerange(len(high), 4096)
+    kernel.close_from(len(high))
 
 
 def seal(_plan: Plan) -> None:
@@ -220,8 +221,8 @@ def filter_calls(plan: Plan) -> None:
 _DROP = (
     (Step.IDENTITY, become_nobody),
     (Step.CAPABILITIES, drop_capabilities),
+    (Step.DESCRIPTORS, keep_descriptors),  # before the limits: the launcher's numbers may be above a container's limit
     (Step.LIMITS, set_limits),
-    (Step.DESCRIPTORS, keep_descriptors),
     (Step.SEAL, seal),
     (Step.LANDLOCK, restrict_files),
     (Step.SECCOMP, filter_calls),
@@ -249,7 +250,7 @@ def read_back() -> dict[str, str]:
 
     Landlock shows nowhere in /proc, so a file is opened that everybody may read and no rule covers.
     """
-    wanted = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Groups")
+    wanted = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Groups", "Uid", "Pid")
     with open("/proc/self/status") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     told = {name: status.get(name, "").strip() for name in wanted}

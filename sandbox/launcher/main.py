@@ -172,9 +172,9 @@ class Launcher:
         name = f"pyfaas-{self.options.instance}-{vm_id}"
         group = self.groups.create(name) if self.groups else None
         init = self.groups.create(name + "/init", Limits(memory_bytes=64 << 20, pids=4)) if self.groups else None
-        vm = vms.fork_vm(self.house, vm_id, uid, is_network=network == "host", limits=limits, group=group, init=init)
+        vm = vms.fork_vm(self.house, vm_id, request, uid, is_network=network == "host", limits=limits, group=group, init=init)
         self.vms[vm_id] = vm
-        self._watch(vm.report.fileno(), lambda: self._vm_reports(request, vm))
+        self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
         self._watch(vm.pidfd, lambda: self._destroy(vm))
 
     def _free_uid(self) -> int:
@@ -186,19 +186,20 @@ class Launcher:
                 return uid
         raise OSError(errno.EAGAIN, "every uid of the range has a living VM", "uid")
 
-    def _vm_reports(self, request: str, vm: vms.VmRecord) -> None:
+    def _vm_reports(self, vm: vms.VmRecord) -> None:
         tag, handles = _receive(vm.report)
         if tag == b"n":
             vm.join = dict(zip(vms.JOINED, handles, strict=True))
         elif tag == b"d":
             self._unwatch(vm.report.fileno())
+            request, vm.request = vm.request, ""
             try:
                 self._fork_into(request, vm)
             except OSError as error:
                 self._refuse(request, error)
                 self._destroy(vm)
         else:
-            self._failed(request, tag, vm.pid)
+            self._fail(vm, tag)
             self._destroy(vm)
 
     def fork(self, request: str, vm_id: str) -> None:
@@ -211,25 +212,26 @@ class Launcher:
         leaf = None
         if self.groups is not None:
             leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.limits)
-        box = vms.fork_container(self.house, vm, container_id, leaf)
+        box = vms.fork_container(self.house, vm, container_id, request, leaf)
         vm.containers[box.id] = box
-        self._watch(box.report.fileno(), lambda: self._container_reports(request, vm, box))
+        self._watch(box.report.fileno(), lambda: self._container_reports(vm, box))
         self._watch(box.pidfd, lambda: self._container_ended(vm, box))
 
-    def _container_reports(self, request: str, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+    def _container_reports(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
         tag, handles = _receive(box.report)
         if tag == b"n":
             box.mnt = handles[0]
             return
         self._unwatch(box.report.fileno())
-        box.report.close()
         if tag != b"d":
-            self._failed(request, tag, box.pid)
+            self._fail(box, tag)
             if not vm.is_held:  # nobody has heard of this VM, so nobody would end it
                 self._destroy(vm)
             return  # its end is seen through the pidfd
         opened = box.leaf.descriptors() if box.leaf else []
         labels = ",".join(label for label, _ in opened) or "-"
+        box.report.close()
+        request, box.request = box.request, ""
         self._say(f"{request} ok {vm.id} {box.id} {box.pid} {labels}", [*box.host_ends, *(fd for _, fd in opened)])
         for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
             os.close(descriptor)
@@ -238,6 +240,18 @@ class Launcher:
 
     def _refuse(self, request: str, error: OSError) -> None:
         self._say(f"{request} error {_word(error.filename)} {error.errno or 0} {error.strerror}")
+
+    def _fail(self, child: vms.VmRecord | vms.ContainerRecord, tag: bytes = b"") -> None:
+        """Answer whoever waits for a child that did not come to be; its end may be seen before what it said last."""
+        request, child.request = child.request, ""
+        while request and not tag.startswith(b"e "):
+            tag, handles = _receive(child.report)
+            for handle in handles:
+                os.close(handle)
+            if not tag:
+                break
+        if request:
+            self._failed(request, tag, child.pid)
 
     def _failed(self, request: str, tag: bytes, pid: int) -> None:
         words = tag.decode("utf-8", "replace").split(" ", 3) if tag.startswith(b"e ") else []
@@ -269,6 +283,7 @@ class Launcher:
         os.close(box.pidfd)
         if box.report.fileno() in self.watched:
             self._unwatch(box.report.fileno())
+        self._fail(box)
         box.report.close()
         for descriptor in (box.mnt, *box.host_ends):
             if descriptor >= 0:
@@ -290,6 +305,7 @@ class Launcher:
             self._say_exit(box, status)
             self._forget(vm, box)
         self._reap(vm.pid)
+        self._fail(vm)
         self._unwatch(vm.pidfd)
         os.close(vm.pidfd)
         if vm.report.fileno() in self.watched:

@@ -6,6 +6,7 @@ no link of any kind: in an experiment a "bundle" that was a link to /etc was mou
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 
@@ -25,7 +26,7 @@ class Stores:
         """Return a detached mount of an entry: read-only, nosuid, nodev, unless it is staged and to be written."""
         if writable and store != STAGING:
             raise PermissionError(1, "only staged directories can be written", store)
-        found = kernel.open_beneath(self._directories[store], name, os.O_PATH)
+        found = kernel.open_beneath(self._directories[store], _entry(name), os.O_PATH)
         try:
             tree = kernel.open_tree(found, "")
         finally:
@@ -37,28 +38,43 @@ class Stores:
     def stage(self, name: str, uid: int) -> None:
         """Make a directory that a VM's uid may write."""
         directory = self._directories[STAGING]
-        os.mkdir(name, 0o755, dir_fd=directory)
+        os.mkdir(_entry(name), 0o755, dir_fd=directory)
         if uid:
             os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
 
-    def commit(self, staged: str, store: str, name: str) -> None:
-        """Move a staged directory to its final name; where that exists already the staged one is removed."""
+    def commit(self, staged: str, store: str, name: str) -> bool:
+        """Move a staged directory to its final name; False when something has that name already."""
         source, target = self._directories[STAGING], self._directories[store]
         try:
-            kernel.rename_noreplace(source, staged, target, name)
+            kernel.rename_noreplace(source, _entry(staged), target, _entry(name))
         except FileExistsError:
-            self.discard(STAGING, staged)
-            return
+            return False
         os.fsync(target)
+        return True
+
+    def has(self, store: str, name: str) -> bool:
+        """Tell whether a store has an entry."""
+        try:
+            os.stat(_entry(name), dir_fd=self._directories[store], follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def discard(self, store: str, name: str) -> None:
         """Remove an entry; shutil.rmtree goes by descriptors here, so a link inside is removed and not followed."""
         directory = self._directories[store]
         try:
-            shutil.rmtree(name, dir_fd=directory)
+            shutil.rmtree(_entry(name), dir_fd=directory)
         except NotADirectoryError:
             os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             return
         except RecursionError:
             raise OSError(40, "nested too deeply", name) from None
+
+
+def _entry(name: str) -> str:
+    """Return the name of an entry; a store itself and its parent are none."""
+    if name in (".", "..") or "/" in name:
+        raise OSError(errno.EINVAL, "this names no entry of a store", "stores")
+    return name

@@ -42,6 +42,7 @@ def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None
         source, _, target = bind.partition(":")
         if os.path.exists(source) and not os.path.exists(root + (target or source)):
             _bind(root, source, target or source)
+    _hide_ourselves(root)
     _devices(root)
     kernel.mount_setattr(kernel.AT_FDCWD, root, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID)
 
@@ -56,6 +57,14 @@ def _system(root: str) -> None:
     for prefix in {os.path.realpath(sys.base_prefix), sys.base_prefix, os.path.realpath(sys.base_exec_prefix)}:
         if not prefix.startswith("/usr/") and prefix != "/usr" and not os.path.exists(root + prefix):
             _bind(root, prefix)
+
+
+def _hide_ourselves(root: str) -> None:
+    """Cover our own packages where a bind shows them: code that was imported before the fork is all a container gets."""
+    project = os.path.dirname(os.path.dirname(os.path.realpath(kernel.__file__)))
+    for name in ("sandbox", "pyfaas"):
+        if os.path.isdir(f"{root}{project}/{name}"):
+            kernel.mount("tmpfs", f"{root}{project}/{name}", "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
 
 
 def _etc(root: str, *, network: bool) -> None:

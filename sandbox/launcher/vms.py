@@ -35,9 +35,11 @@ class ContainerRecord:
     pidfd: int
     leaf: Leaf | None
     report: socket.socket
+    request: str  # who waits for it; "" once answered
     mnt: int = -1
     tmp_bytes: int = 0
-    host_ends: list[int] = field(default_factory=list)  # channel, fd 1, fd 2, for the host
+    host_ends: list[int] = field(default_factory=list)  # channel, fd 1, fd 2, until the host has them
+    writes: set[str] = field(default_factory=set)  # the staged directories that it was given to write
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,9 +54,11 @@ class VmRecord:
     limits: Limits
     group: Leaf | None
     report: socket.socket
+    request: str  # who waits for it; "" once its first container has been forked
     join: dict[str, int] = field(default_factory=dict)
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     made: int = 0
+    is_held: bool = False  # the host has got a container of it, and so knows it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,9 @@ class House:
     fail_at: str
 
 
-def fork_vm(house: House, vm_id: str, uid: int, *, is_network: bool, limits: Limits, group: Leaf | None, init: Leaf | None) -> VmRecord:
+def fork_vm(
+    house: House, vm_id: str, request: str, uid: int, *, is_network: bool, limits: Limits, group: Leaf | None, init: Leaf | None
+) -> VmRecord:
     """Fork a VM's PID 1; it reports on `report`. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -84,15 +90,16 @@ def fork_vm(house: House, vm_id: str, uid: int, *, is_network: bool, limits: Lim
         if pid == 0:
             _child(confine.VM_STEPS, plan, theirs, lambda: _live_as_init())
     finally:
-        kernel.setns(house.pidns, kernel.NEWPID)
+        come_back(house.pidns, kernel.NEWPID)
     theirs.close()
     os.close(null)
+    pidfd = kernel.pidfd_open(pid)
     return VmRecord(
-        id=vm_id, pid=pid, pidfd=kernel.pidfd_open(pid), uid=uid, is_network=is_network, limits=limits, group=group, report=ours
+        id=vm_id, pid=pid, pidfd=pidfd, uid=uid, is_network=is_network, limits=limits, group=group, report=ours, request=request
     )
 
 
-def fork_container(house: House, vm: VmRecord, container_id: str, leaf: Leaf | None) -> ContainerRecord:
+def fork_container(house: House, vm: VmRecord, container_id: str, request: str, leaf: Leaf | None) -> ContainerRecord:
     """Fork a blank into a VM; it reports on `report`. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     host, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -109,15 +116,24 @@ def fork_container(house: House, vm: VmRecord, container_id: str, leaf: Leaf | N
         if pid == 0:
             _child(confine.CONTAINER_STEPS, plan, theirs, lambda: guest_container.live(house.entry, house.rehearse))
     finally:
-        kernel.setns(house.pidns, kernel.NEWPID)
+        come_back(house.pidns, kernel.NEWPID)
     for descriptor in (null, out_write, err_write):
         os.close(descriptor)
     theirs.close()
     guest.close()
-    record = ContainerRecord(id=container_id, vm=vm.id, pid=pid, pidfd=kernel.pidfd_open(pid), leaf=leaf, report=ours)
+    pidfd = kernel.pidfd_open(pid)
+    record = ContainerRecord(id=container_id, vm=vm.id, pid=pid, pidfd=pidfd, leaf=leaf, report=ours, request=request)
     record.host_ends = [host.detach(), out_read, err_read]
     record.tmp_bytes = vm.limits.tmp_bytes
     return record
+
+
+def come_back(namespace: int, kind: int) -> None:
+    """Return to a namespace of the launcher's own; staying in a container's would be the end of all promises."""
+    try:
+        kernel.setns(namespace, kind)
+    except OSError:
+        os._exit(71)  # EX_OSERR
 
 
 def _plan(
