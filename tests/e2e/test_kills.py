@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,9 +42,15 @@ def call_in_flight(house: House) -> tuple[threading.Thread, list[Answer | None]]
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not any(f["running"] for f in house.call("GET", "/v1/fleets").json["functions"]):
-        time.sleep(0.01)
+    wait_until_running(house, thread, answers)
     return thread, answers
+
+
+def wait_until_running(house: House, thread: threading.Thread, answers: list[Any]) -> None:
+    """Wait until the server runs a call; a call that ended before that is told."""
+    while not any(f["running"] for f in house.call("GET", "/v1/fleets").json["functions"]):
+        assert thread.is_alive(), answers
+        time.sleep(0.01)
 
 
 def served_again(house: House, seconds: float = 30.0) -> None:
@@ -138,12 +145,11 @@ def test_graceful_stop_leaves_nothing(tmp_path: Path) -> None:
     """A stop lets running calls finish and leaves no process, cgroup or mount."""
     before, mounts = cgroups(), Path("/proc/self/mountinfo").read_text()
     with started(tmp_path / "data") as house:
-        house.deploy("f", SOURCE)
+        assert house.deploy("f", SOURCE).json["state"] == "ready"
         answers: list[Answer] = []
         thread = threading.Thread(target=lambda: answers.append(house.invoke("f", {"s": 1})))
         thread.start()
-        while not any(f["running"] for f in house.call("GET", "/v1/fleets").json["functions"]):
-            time.sleep(0.01)
+        wait_until_running(house, thread, answers)
         pids = tree(house.process.pid)
         assert house.stop() == 0
         thread.join()
