@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.host import leaf as host_leaf
 from sandbox.host.leaf import Leaf
 from sandbox.launcher import cgroups
 from sandbox.launcher.cgroups import limit_values
@@ -52,7 +51,12 @@ def test_what_does_not_change_is_not_written(pair: tuple[cgroups.Leaf, Leaf], mo
     files: list[int] = []
     by_number = {descriptor: name for name, descriptor in host._files.items()}
     write = os.pwrite
-    monkeypatch.setattr(host_leaf.os, "pwrite", lambda fd, text, at: (files.append(fd), write(fd, text, at)))
+
+    def noted(descriptor: int, text: bytes, at: int) -> int:
+        files.append(descriptor)
+        return write(descriptor, text, at)
+
+    monkeypatch.setattr(os, "pwrite", noted)
     host.limit(AMPLE)
     assert files == []
     host.limit(Limits(memory_bytes=AMPLE.memory_bytes, pids=11, cpu=AMPLE.cpu))
@@ -63,7 +67,12 @@ def test_counters_are_those_of_the_leaf(pair: tuple[cgroups.Leaf, Leaf]) -> None
     """Time and memory of what ran in the leaf are read through the descriptors, and agree with the launcher's reading."""
     made_leaf, host = pair
     before = host.usage()
-    assert run(lambda: (burn_ms(30), fill(40 * MIB)), made_leaf) == 0
+
+    def work() -> None:
+        burn_ms(30)
+        fill(40 * MIB)
+
+    assert run(work, made_leaf) == 0
     usage = host.usage()
     assert usage.cpu_us - before.cpu_us >= 25_000
     assert usage.memory_peak_bytes >= 40 * MIB
