@@ -56,7 +56,9 @@ main(given)
 """
 
 
-def run(flags: Mapping[str, Any], file: Path | None = None, *, print_config: bool = False) -> int:
+def run(
+    flags: Mapping[str, Any], file: Path | None = None, *, print_config: bool = False, program: str = SERVER
+) -> int:
     """Serve until told to stop; returns the exit status: 0, or 3 when serving is refused, with one line on stderr."""
     try:
         config, origin = load(flags, file=file)
@@ -64,7 +66,7 @@ def run(flags: Mapping[str, Any], file: Path | None = None, *, print_config: boo
             for name, where in origin.items():
                 print(f"{name} = {getattr(config, name)!r}  # {where}")
             return 0
-        return Keeper(config).serve()
+        return Keeper(config, program).serve()
     except (Refused, SandboxError, PyfaasError, OSError, ValueError) as error:
         hint = f" (--allow-weaker-isolation {error.layer} gives it up)" if isinstance(error, LayerMissing) else ""
         print(f"pyfaas serve: {error}{hint}", file=sys.stderr)

@@ -6,6 +6,7 @@ is undone at the end: the lock and the socket go with the process, the directory
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -22,6 +23,7 @@ STORES = ("bundles", "prepared", "environments", "staging")
 _SCOPED = "PYFAAS_IN_SCOPE"  # set in the scope that was asked for: it is asked for once
 _SCOPE = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "-p", "Delegate=yes")
 _ASKING_S = 10.0
+_LAST_PORT = 65535
 
 
 class Refused(Exception):
@@ -90,17 +92,21 @@ def server_uid(config: Config) -> int:
 
 def bind(config: Config) -> socket.socket:
     """Listen on the configured place; raises Refused."""
-    place = f"{config.host}:{config.port}"
+    listen: socket.socket | None = None
     try:
+        if not 0 <= config.port <= _LAST_PORT:
+            raise OSError(errno.EINVAL, "no such port")  # getaddrinfo would take it modulo 65536
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         listen = socket.socket(family, kind, protocol)
         listen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listen.bind(address)
         listen.listen(1024)
-    except (OSError, OverflowError) as error:
-        told = getattr(error, "strerror", "") or str(error)
-        raise Refused(f"{place} cannot be listened on: {told}; choose another with --host or --port") from None
+    except OSError as error:
+        if listen is not None:
+            listen.close()
+        told = f"{config.host}:{config.port} cannot be listened on: {error.strerror}; choose another with --host or --port"
+        raise Refused(told) from None
     return listen
 
 

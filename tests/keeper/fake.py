@@ -1,0 +1,94 @@
+"""A server in few lines, run by the real keeper beside a real launcher: it answers one word per connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from pyfaas.handover import Handover, take_launcher
+from sandbox import kernel
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {path!r})
+from pyfaas.handover import Handover
+from tests.keeper import fake
+fake.serve(Handover.from_descriptor({descriptor}))
+"""
+# A server that ends before it is ready, with the status that it finds in its data directory.
+ENDS = """
+import os, sys
+sys.path.insert(0, {path!r})
+from pyfaas.handover import Handover
+given = Handover.from_descriptor({descriptor})
+with open(given.config.data_dir + "/starts", "a") as file:
+    file.write("start\\n")
+with open(given.config.data_dir + "/status") as file:
+    os._exit(int(file.read()))
+"""
+
+
+def serve(given: Handover) -> None:
+    """Say that it is ready, and answer until told to stop."""
+    kernel.set_parent_death_signal(signal.SIGKILL)  # what the cell does for the real one
+    Fake(given).run()
+
+
+class Fake:
+    """What it was handed, and the launchers that it heard of."""
+
+    def __init__(self, given: Handover) -> None:
+        """Take the descriptors; a signal wakes the loop."""
+        self.descriptors = sorted(int(name) for name in os.listdir("/proc/self/fd"))
+        self.given = given
+        self.listen = socket.socket(fileno=given.listen)
+        self.keeper = socket.socket(fileno=given.keeper)
+        control = socket.socket(fileno=given.launcher)
+        self.launchers = [control.recv(256).decode()]
+        self.controls = [control]
+        self.is_stubborn = False
+        self.wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+
+    def run(self) -> None:
+        """Answer each connection's word."""
+        self.keeper.send(b"ready")
+        while True:
+            ready: list[Any] = select.select([self.listen, self.keeper, self.wake], [], [])[0]
+            if self.wake in ready and not self.is_stubborn:
+                os._exit(0)
+            if self.keeper in ready:
+                self.hear()
+            if self.listen in ready:
+                connection, _ = self.listen.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(json.dumps(self.answer(connection.recv(64).decode())).encode())
+
+    def hear(self) -> None:
+        """Take a new launcher; without a keeper there is no server."""
+        control = take_launcher(self.keeper)
+        if control is None:
+            os._exit(0)
+        self.controls.append(control)
+        self.launchers.append(control.recv(256).decode())
+
+    def answer(self, word: str) -> object:
+        """Return what is asked for."""
+        if word == "next launcher":
+            self.hear()
+            return self.launchers
+        if word == "be stubborn":
+            self.is_stubborn = True
+        if word == "signal":  # answered when one has arrived
+            select.select([self.wake], [], [])
+        if word == "surroundings":
+            expected = (self.given.listen, self.given.launcher, self.given.keeper, self.given.life)
+            return {"environment": sorted(os.environ), "open": self.descriptors, "handed": expected, "path": sys.path}
+        return os.getpid()
