@@ -1,75 +1,14 @@
-"""The CLI as users run it, against the SDK tests' fake server."""
+"""The command line against the SDK tests' fake server."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
 from fake import Fake, started
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-@dataclass(slots=True)
-class Cli:
-    """Runs `pyfaas` in a directory of its own, with nothing but the fake server in its environment."""
-
-    fake: Fake
-    directory: Path
-    token: str = "pf_good"
-    url: str = ""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment that commands get."""
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        home = {
-            "HOME": str(self.directory),
-            "XDG_CONFIG_HOME": str(self.directory / "config"),
-            "PYFAAS_DATA_DIR": str(self.directory / "data"),
-        }
-        named = {"PYFAAS_URL": self.url or self.fake.url, "PYFAAS_TOKEN": self.token} if self.token else {}
-        return {**kept, **home, **named, "PYTHONPATH": str(REPOSITORY)}
-
-    def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        given = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL} | options
-        if "input" in given:
-            del given["stdin"]
-        return subprocess.run(
-            [sys.executable, "-m", "pyfaas", *words],
-            cwd=self.directory,
-            env=self.environment,
-            timeout=60,
-            check=False,
-            **given,
-        )
-
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "pyfaas", *words],
-            cwd=self.directory,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def deploy(self, *names: str) -> None:
-        """Publish functions of these names."""
-        for name in names:
-            (self.directory / f"{name}.py").write_text("def handler(event, context):\n    return event\n")
-            done = self("deploy", f"{name}.py", "--no-wait")
-            assert done.returncode == 0, done.stderr
+from tests.cli.command import Cli
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ import signal
 import subprocess
 
 import pytest
-from conftest import Cli
 from fake import until
+
+from tests.cli.command import Cli
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Cli
 
 from pyfaas import __version__
 from pyfaas.cli.verbs import VERBS
+from tests.cli.command import REPOSITORY, Cli
 
 
 def test_init_deploy_invoke(cli: Cli) -> None:
