@@ -290,7 +290,13 @@ def _project() -> str:
 
 def _needed() -> tuple[str, ...]:
     """Return what an interpreter like this one reads: its prefixes, the project and the module search path."""
-    paths = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), os.path.realpath(sys.executable), _project()}
+    paths = {
+        sys.prefix,
+        sys.base_prefix,
+        os.path.realpath(sys.base_prefix),
+        os.path.realpath(sys.executable),
+        _project(),
+    }
     paths |= {path for path in sys.path if path and os.path.isdir(path)}
     return tuple(sorted(os.path.abspath(path) for path in paths if os.path.exists(path)))
 

@@ -105,7 +105,9 @@ def bind(config: Config) -> socket.socket:
     except OSError as error:
         if listen is not None:
             listen.close()
-        told = f"{config.host}:{config.port} cannot be listened on: {error.strerror}; choose another with --host or --port"
+        told = (
+            f"{config.host}:{config.port} cannot be listened on: {error.strerror}; choose another with --host or --port"
+        )
         raise Refused(told) from None
     return listen
 

@@ -61,7 +61,8 @@ class Fake:
         """Answer each connection's word."""
         self.keeper.send(b"ready")
         while True:
-            ready: list[Any] = select.select([self.listen, self.keeper, self.wake], [], [])[0]
+            watched: list[Any] = [self.listen, self.keeper, self.wake]
+            ready = select.select(watched, [], [])[0]
             if self.wake in ready and not self.is_stubborn:
                 os._exit(0)
             if self.keeper in ready:
