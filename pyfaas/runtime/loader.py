@@ -124,7 +124,6 @@ def enter(order: Order) -> None:
     for path in list(sys.path_importer_cache):
         if path.startswith(tuple(paths)):
             del sys.path_importer_cache[path]
-    importlib.invalidate_caches()
     sdk.give_up_names(paths)
 
 

@@ -9,9 +9,9 @@ without one `pyfaas` is a stand-in in which the SDK's decorators return the func
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -36,7 +36,7 @@ def give_up_names(paths: Sequence[str]) -> None:
     """Take our packages out of the tenant's sight; `paths` is where the tenant's own modules are."""
     for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
         del sys.modules[name]
-    if PathFinder.find_spec("pyfaas", list(paths)) is None:
+    if not any(os.path.exists(f"{path}/pyfaas{end}") for path in paths for end in ("", ".py")):  # a finder costs 0.1 ms
         sys.modules["pyfaas"] = stand_in()
 
 

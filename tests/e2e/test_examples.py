@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,7 +183,7 @@ def test_graph(gallery: Gallery) -> None:
     friends = {frozenset(map(int, line.split())) for line in lines if line and not line.startswith("#")}
     path = answer["path"]
     assert (path[0], path[-1], len(path)) == (17, 34, 5)
-    assert all(frozenset(pair) in friends for pair in zip(path, path[1:], strict=False))
+    assert all(frozenset(pair) in friends for pair in itertools.pairwise(path))
 
 
 def test_fanout(gallery: Gallery) -> None:
@@ -191,8 +193,8 @@ def test_fanout(gallery: Gallery) -> None:
     assert answer["took_ms"] < answer["sum_ms"]
 
 
-def test_stream_comes_as_it_is_made(gallery: Gallery) -> None:
-    """Called as a stream each item is a line; the first can be read while many are still to be made."""
+def open_stream(gallery: Gallery, text: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """Call the stream example as a stream; nothing of the body is read yet."""
     parts = urlsplit(gallery.house.url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=60)
     headers = {
@@ -200,12 +202,39 @@ def test_stream_comes_as_it_is_made(gallery: Gallery) -> None:
         "Accept": "application/x-ndjson",
         "Content-Type": "application/json",
     }
-    connection.request("POST", "/v1/functions/stream/invoke", json.dumps({"text": "To be, or not to be"}), headers)
-    lines = [json.loads(line) for line in connection.getresponse().read().splitlines()]
+    connection.request("POST", "/v1/functions/stream/invoke", json.dumps({"text": text}), headers)
+    return connection, connection.getresponse()
+
+
+def test_stream(gallery: Gallery) -> None:
+    """Called as a stream each item is a line of JSON, in order, and the stream ends with the generator."""
+    connection, answer = open_stream(gallery, "To be, or not to be")
+    lines = [json.loads(line) for line in answer.read().splitlines()]
     connection.close()
+    assert answer.status == 200
     assert [(line["word"], line["count"]) for line in lines] == [
         ("to", 1), ("be", 1), ("or", 1), ("not", 1), ("to", 2), ("be", 2),
     ]  # fmt: skip
+
+
+def test_stream_that_is_left(gallery: Gallery) -> None:
+    """The first item can be read while most are still to be made, and leaving then closes the generator."""
+    words = 150_000
+    connection, answer = open_stream(gallery, " ".join(f"word-{n:020}" for n in range(words)))
+    first = json.loads(answer.readline())
+    invocation = answer.headers["pyfaas-invocation-id"]
+    answer.close()
+    connection.close()
+    assert first == {"position": 0, "word": f"word-{0:020}", "count": 1}
+    until = time.monotonic() + 30
+    own: list[str] = []
+    while not own and time.monotonic() < until:
+        lines = gallery.house.logs("stream", token=gallery.account)
+        own = [line["line"] for line in lines if line["invocation"] == invocation and line["stream"] == "out"]
+    assert len(own) == 1
+    made, rest = own[0].split(maxsplit=1)
+    assert rest == "different words"
+    assert 0 < int(made) < words
 
 
 def test_asgi(gallery: Gallery) -> None:
