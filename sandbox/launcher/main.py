@@ -172,7 +172,13 @@ class Launcher:
         name = f"pyfaas-{self.options.instance}-{vm_id}"
         group = self.groups.create(name) if self.groups else None
         init = self.groups.create(name + "/init", Limits(memory_bytes=64 << 20, pids=4)) if self.groups else None
-        vm = vms.fork_vm(self.house, vm_id, request, uid, is_network=network == "host", limits=limits, group=group, init=init)
+        try:
+            vm = vms.fork_vm(self.house, vm_id, request, uid, is_network=network == "host", limits=limits, group=group, init=init)
+        except OSError:
+            for leaf in (init, group):
+                if leaf is not None:
+                    leaf.remove()
+            raise
         self.vms[vm_id] = vm
         self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
         self._watch(vm.pidfd, lambda: self._destroy(vm))
@@ -212,7 +218,12 @@ class Launcher:
         leaf = None
         if self.groups is not None:
             leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.limits)
-        box = vms.fork_container(self.house, vm, container_id, request, leaf)
+        try:
+            box = vms.fork_container(self.house, vm, container_id, request, leaf)
+        except OSError:
+            if leaf is not None:
+                leaf.remove()  # or the VM's group could never be removed
+            raise
         vm.containers[box.id] = box
         self._watch(box.report.fileno(), lambda: self._container_reports(vm, box))
         self._watch(box.pidfd, lambda: self._container_ended(vm, box))

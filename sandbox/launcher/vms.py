@@ -84,15 +84,18 @@ def fork_vm(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     plan = _plan(house, init, uid, is_network, {}, (null, null, null, theirs.fileno()), theirs, limits)
-    kernel.unshare(kernel.NEWPID)
     try:
+        kernel.unshare(kernel.NEWPID)
         pid = os.fork()
         if pid == 0:
-            _child(confine.VM_STEPS, plan, theirs, lambda: _live_as_init())
+            _child(confine.VM_STEPS, plan, theirs, _live_as_init)
+    except OSError:
+        ours.close()
+        raise
     finally:
         come_back(house.pidns, kernel.NEWPID)
-    theirs.close()
-    os.close(null)
+        theirs.close()
+        os.close(null)
     pidfd = kernel.pidfd_open(pid)
     return VmRecord(
         id=vm_id, pid=pid, pidfd=pidfd, uid=uid, is_network=is_network, limits=limits, group=group, report=ours, request=request
@@ -110,17 +113,23 @@ def fork_container(house: House, vm: VmRecord, container_id: str, request: str, 
     os.set_blocking(err_write, True)
     kept = (null, out_write, err_write, guest.fileno(), out_read, err_read, theirs.fileno())
     plan = _plan(house, leaf, vm.uid, vm.is_network, vm.join, kept, theirs, vm.limits)
-    kernel.setns(vm.join["pid"], kernel.NEWPID)
     try:
+        kernel.setns(vm.join["pid"], kernel.NEWPID)
         pid = os.fork()
         if pid == 0:
             _child(confine.CONTAINER_STEPS, plan, theirs, lambda: guest_container.live(house.entry, house.rehearse))
+    except OSError:
+        for end in (ours, host):
+            end.close()
+        for descriptor in (out_read, err_read):
+            os.close(descriptor)
+        raise
     finally:
         come_back(house.pidns, kernel.NEWPID)
-    for descriptor in (null, out_write, err_write):
-        os.close(descriptor)
-    theirs.close()
-    guest.close()
+        for end in (theirs, guest):
+            end.close()
+        for descriptor in (null, out_write, err_write):
+            os.close(descriptor)
     pidfd = kernel.pidfd_open(pid)
     record = ContainerRecord(id=container_id, vm=vm.id, pid=pid, pidfd=pidfd, leaf=leaf, report=ours, request=request)
     record.host_ends = [host.detach(), out_read, err_read]

@@ -40,6 +40,10 @@ class Refused(Exception):
     errno: int | None
     text: str
 
+    def __str__(self) -> str:
+        """Show what a test matches against."""
+        return f"{self.error} {self.errno}: {self.text}"
+
 
 class Rig:
     """A launcher, its stores, and the loop that its handles live on."""
@@ -79,6 +83,7 @@ class Rig:
         self.run(self.launcher.close())
         if self.process is not None:
             self.process.wait(_PATIENCE_S)
+        cgroups.detect().sweep(f"pyfaas-{self.instance}-")  # what a launcher that a test killed could not remove
         self.runner.close()
 
     def vm(self, **spec: Any) -> Vm:
