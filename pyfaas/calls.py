@@ -25,6 +25,7 @@ class Request:
 
     caller: Caller | None
     name: str
+    id: InvocationId | None = None  # None: a new one
     qualifier: str | None = None
     body: bytes = b""
     is_bytes: bool = False

@@ -123,7 +123,6 @@ class Pool:
             return None
         slot = stack.pop()
         slot.state, slot.since = State.BUSY, now
-        slot.calls += 1
         return slot
 
     def place(self, tenant: TenantKey, lane: Lane, now: float) -> Placement:

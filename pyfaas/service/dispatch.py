@@ -95,7 +95,7 @@ class Dispatcher:
         entry = self._entry(request)
         account = self._load_of(request, entry)
         now = self.clock.monotonic()
-        call = Call(self, self.ids.next(), request, sink, entry, account, now)
+        call = Call(self, request.id or self.ids.next(), request, sink, entry, account, now)
         if request.http is not None or request.qualifier is not None:
             call.meta = msgspec.json.encode(meta_of(request))
         lane = entry.routes.get(request.qualifier)
@@ -242,7 +242,7 @@ class Dispatcher:
 
     def _lane_loaded(self, lane: Lane) -> None:
         """Complete the cut-over once the new version has as many containers as the old one keeps busy."""
-        if lane.preloading == 0 or lane.containers - lane.preloading >= max(1, self._old_busy(lane)):
+        if lane.ahead == 0 or lane.containers - lane.coming >= max(1, self._old_busy(lane)):
             self._cut(lane.entry, lane.version)
 
     def _cut(self, entry: Entry, version: Version) -> None:

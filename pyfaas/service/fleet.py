@@ -71,33 +71,31 @@ class Fleet:
             self.pump(lane)
 
     def pump(self, lane: Lane) -> None:
-        """See that as many containers are coming as calls wait."""
-        while lane.waiting and lane.coming < len(lane.waiting):
+        """See that as many containers are coming as calls wait, and as are wanted ahead of calls."""
+        while lane.coming < len(lane.waiting) + lane.ahead:
             now = self.clock.monotonic()
             placement = self.pool.place(lane.tenant, lane.key, now)
             if placement.step is Step.IDLE and placement.slot is not None:
+                lane.ahead = lane.ahead if lane.waiting else 0
                 self._next(self.sessions[placement.slot.id], now)
             elif placement.step is Step.FULL:
-                self._starved[lane] = None
-                self._evict(placement.evict)
+                self._no_room(lane, placement)
                 return
             else:
                 lane.coming += 1
                 self._bring(lane, placement)
 
     def preload(self, lane: Lane, count: int) -> None:
-        """Load the lane's version into containers before a call needs them."""
-        now = self.clock.monotonic()
-        for _ in range(count - lane.containers - lane.coming):
-            placement = self.pool.place(lane.tenant, lane.key, now)
-            if placement.step is Step.IDLE and placement.slot is not None:
-                self.pool.release(placement.slot, now)
-                return
-            if placement.step is Step.FULL:
-                return
-            lane.coming += 1
-            lane.preloading += 1
-            self._bring(lane, placement)
+        """Load the lane's version into containers before a call needs them, `count` with those it has."""
+        lane.ahead = max(lane.ahead, count - lane.containers - lane.coming)
+        self.pump(lane)
+
+    def _no_room(self, lane: Lane, placement: Placement) -> None:
+        lane.ahead = 0  # nobody waits for these
+        if lane.waiting:
+            self._starved[lane] = None
+            self._evict(placement.evict)
+        self.loaded(lane)
 
     def drop(self, lane_keys: set[tuple[FunctionId, int]]) -> None:
         """End the idle containers of versions that nobody will call again."""
@@ -172,6 +170,9 @@ class Fleet:
             if failed and lane.waiting:
                 call = lane.waiting.popleft()
                 self.finish(call, refused(call, Code.NO_CAPACITY, "no container could be made for this call"))
+            elif failed and lane.ahead:
+                lane.ahead -= 1
+                self.loaded(lane)
             self.pump(lane)
         self._feed()
 
@@ -187,6 +188,7 @@ class Fleet:
     def _start(self, session: Session, call: Call, now: float) -> None:
         lane = session.lane
         lane.busy += 1
+        session.slot.calls += 1
         self.busy[session] = None
         deadline = now + lane.timeout_s
         if call.expires and call.expires < deadline:
@@ -219,7 +221,8 @@ class Fleet:
         now, lane = self.clock.monotonic(), session.lane
         took = now - session.slot.since
         lane.coming -= 1
-        lane.preloading = max(0, lane.preloading - 1)
+        if not lane.waiting:
+            lane.ahead = max(0, lane.ahead - 1)
         self.busy.pop(session, None)
         session.drain_logs()
         self.finisher.init_done(session, took)
@@ -267,6 +270,8 @@ class Fleet:
             if lane.waiting and is_theirs:
                 call = lane.waiting.popleft()
                 self.finish(call, self.finisher.died_loading(session, call, ending, now))
+            elif not lane.waiting:
+                lane.ahead = max(0, lane.ahead - 1)
             self.loaded(lane)
         self.pump(lane)
         if not (lane.containers or lane.waiting or lane.coming):

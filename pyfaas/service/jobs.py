@@ -230,6 +230,7 @@ class Jobs:
         request = Request(
             caller=Caller(account=account, token=token),
             name=job.name,
+            id=job.id,
             qualifier=job.qualifier,
             body=job.event,
             is_bytes=job.event_is_bytes,

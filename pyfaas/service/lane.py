@@ -57,7 +57,7 @@ class Lane:
         self.load = packet(Kind.LOAD, json.dumps(load_order(version, entry.function.name, account_name, config)).encode())
         self.waiting: deque[Call] = deque()
         self.coming = 0  # containers being loaded, forked or opened for this lane
-        self.preloading = 0  # of these, loads that no call waits for
+        self.ahead = 0  # containers wanted before a call asks for them: a version is loaded beside the one that runs
         self.busy = 0
         self.containers = 0
         self.is_dropped = False  # the version was removed: containers end after their run
