@@ -79,7 +79,7 @@ class Place:
             "probes": probes,
             "enter": enter,
         }
-        user = {} if self.uid else {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        user: dict[str, Any] = {} if self.uid else {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         command = [self.python, "-I", "-c", PROGRAM, json.dumps(told)]
         done = subprocess.run(command, capture_output=True, text=True, env={}, check=False, **user, **options)
         assert done.returncode == 0, done.stderr
