@@ -2,7 +2,7 @@
 
 A bundle is written under a temporary name, synced, renamed and the directory synced, so a name that exists is a whole file, also
 after a power cut. What a crash leaves behind has a temporary name and goes at the next start. Only the server's
-user can read the directory (0700) and the files (0600).
+user can pass the directory (0700); the files are 0644, since a VM's uid reads one where the launcher attaches it.
 """
 
 from __future__ import annotations

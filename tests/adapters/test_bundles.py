@@ -19,7 +19,7 @@ DIGEST = "sha256-" + "a" * 64
 
 @pytest.mark.asyncio
 async def test_put_then_found_by_name(tmp_path: Path) -> None:
-    """A bundle is there under its digest, whole, readable by nobody else, and nothing else lies beside it."""
+    """A bundle is there under its digest, whole, behind a directory closed to others, and nothing else lies beside it."""
     bundles = BundleDirectory(tmp_path / "bundles")
     assert not await bundles.has(DIGEST)
     await bundles.put(DIGEST, b"zip")
@@ -27,7 +27,7 @@ async def test_put_then_found_by_name(tmp_path: Path) -> None:
     name = await bundles.path_name(DIGEST)
     file = tmp_path / "bundles" / name
     assert (name, file.read_bytes()) == (DIGEST + ".zip", b"zip")
-    assert [stat.S_IMODE(p.stat().st_mode) for p in (file, file.parent)] == [0o600, 0o700]
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (file, file.parent)] == [0o644, 0o700]
     assert [p.name for p in file.parent.iterdir()] == [name]
 
 
