@@ -42,6 +42,7 @@ _LAUNCHER_ENDS_S = 5.0
 SERVER = """
 import os, sys
 sys.path.insert(0, {path!r})
+sys.path.extend(path for path in {search!r} if path not in sys.path)  # the keeper's own: what -I leaves out of it
 from pyfaas.handover import Handover
 from sandbox.errors import SandboxError
 from sandbox.launcher.cell import Cell, enter
@@ -200,7 +201,7 @@ class Keeper:
 
     def _spawn_server(self, given: Handover) -> subprocess.Popen[bytes]:
         descriptor = memory_file(given.encode())
-        program = self.program.format(path=_project(), descriptor=descriptor)
+        program = self.program.format(path=_project(), search=[p for p in sys.path if p], descriptor=descriptor)
         try:
             return subprocess.Popen(
                 [sys.executable, "-I", "-c", program, "pyfaas-server"],

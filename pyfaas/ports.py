@@ -163,6 +163,9 @@ class Container(Protocol):
     def resume(self) -> None: ...
     def kill(self) -> None: ...
     async def attach(self, mounts: Sequence[Mounted]) -> None: ...
+    def attach_nowait(self, mounts: Sequence[Mounted], done: Callable[[Exception | None], None]) -> None:
+        """Attach, and call `done` with what went wrong, or None: a first call waits for no task."""
+
 
 
 class Workers(Protocol):

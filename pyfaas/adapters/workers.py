@@ -88,6 +88,10 @@ class Box:
         """End it and all that it started."""
         self._box.kill()
 
+    def attach_nowait(self, mounts: Sequence[Mounted], done: Callable[[Exception | None], None]) -> None:
+        """Attach as `attach` does, and call `done` with what went wrong, or None."""
+        self._box.attach_nowait([(m.slot, m.store, m.name, m.writable) for m in mounts], done)
+
     async def attach(self, mounts: Sequence[Mounted]) -> None:
         """Attach code, read-only unless it is a staging directory."""
         await self._box.attach([(m.slot, m.store, m.name, m.writable) for m in mounts])

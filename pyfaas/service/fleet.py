@@ -3,7 +3,7 @@
 Theory of operation. A call that finds an idle container is started at once. Any other waits in its lane; `pump` sees
 that as many containers are coming (loading, being forked, being opened) as calls wait, and whatever frees or brings a
 container calls it again. A lane that found no room is *starved*, and pumped when a container ends or becomes idle.
-State changes happen between awaits; only loading, forking and opening wait, in tasks that `_tasks` owns.
+State changes happen between awaits; only forking and opening wait, in tasks that `_tasks` owns.
 """
 
 from __future__ import annotations
@@ -104,29 +104,30 @@ class Fleet:
 
     def _bring(self, lane: Lane, placement: Placement) -> None:
         if placement.slot is not None:
-            self._task(self._load(lane, placement.slot, placement.step))
+            self._load(lane, placement.slot, placement.step)
         elif placement.step is Step.FORK:
             self._task(self._fork(placement.vm, lane))
         else:
             self._task(self._open_vm(lane))
 
-    async def _load(self, lane: Lane, slot: Slot, step: Step) -> None:
-        """Give a blank its code: limits, mounts, the LOAD packet. The answer comes to `_loaded`."""
+    def _load(self, lane: Lane, slot: Slot, step: Step) -> None:
+        """Give a blank its code: limits, mounts, then the LOAD packet. The answer comes to `_loaded`."""
         box = self._blanks.pop(slot.id)
         session = self.sessions[slot.id] = Session(slot, box, lane, self._loaded, self._finished)
         session.why = step.value
         lane.containers += 1
         session.deadline = self.clock.monotonic() + lane.init_timeout_s
         self.busy[session] = None
-        try:
-            box.limit(lane.limits)
-            await box.attach(lane.mounts)
-        except (SandboxError, PyfaasError) as error:
-            log.error("attach_failed", extra={"container": slot.id, "error": str(error)})  # noqa: TRY400 - told, not traced
-            session.end(Doom(Outcome.LOST, f"the code could not be attached: {error}"))
-            return
-        if session.state == "LOADING":
-            box.send((lane.load,))
+
+        def attached(error: Exception | None) -> None:
+            if error is not None:
+                log.error("attach_failed", extra={"container": slot.id, "error": str(error)})
+                session.end(Doom(Outcome.LOST, f"the code could not be attached: {error}"))
+            elif session.state == "LOADING":
+                box.send((lane.load,))
+
+        box.limit(lane.limits)
+        box.attach_nowait(lane.mounts, attached)
         asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._spare, slot.vm)
 
     def _spare(self, vm: str) -> None:

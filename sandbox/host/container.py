@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sandbox.host.leaf import Leaf
@@ -96,10 +96,17 @@ class Container:
             if not self._leaf.kill():
                 self._launcher.tell("kill", self.vm, self.id)
 
-    async def attach(self, mounts: list[tuple[str, str, str, bool]]) -> None:
+    async def attach(self, mounts: Sequence[tuple[str, str, str, bool]]) -> None:
         """Attach entries of stores, `(slot, store, name, writable)` each, and size /tmp by the limits; raises SetupError."""
+        await self._launcher.ask("attach", self.vm, self.id, *self._attachment(mounts))
+
+    def attach_nowait(self, mounts: Sequence[tuple[str, str, str, bool]], done: Callable[[Exception | None], None]) -> None:
+        """Attach as `attach` does; `done` is called with what went wrong, or None."""
+        self._launcher.ask_nowait(done, "attach", self.vm, self.id, *self._attachment(mounts))
+
+    def _attachment(self, mounts: Sequence[tuple[str, str, str, bool]]) -> list[str]:
         words = [f"{slot}:{store}:{name}:{'rw' if writable else 'ro'}" for slot, store, name, writable in mounts]
-        await self._launcher.ask("attach", self.vm, self.id, str(self.limits.tmp_bytes), *words)
+        return [str(self.limits.tmp_bytes), *words]
 
     # ---- inside
 

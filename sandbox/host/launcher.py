@@ -170,14 +170,31 @@ class Launcher:
             self._numbers += 1
             self._post(" ".join((str(self._numbers), verb, *words)))
 
-    async def _ask(self, verb: str, *words: str) -> tuple[list[str], list[int]]:
+    def ask_nowait(self, done: Callable[[Exception | None], None], verb: str, *words: str) -> None:
+        """Ask something that needs nothing back; `done` is called with what went wrong, or None, without a task."""
+
+        def told(answer: asyncio.Future[tuple[list[str], list[int]]]) -> None:
+            self._asked.pop(number, None)
+            done(answer.exception() if not answer.cancelled() else LauncherGone("the launcher has ended"))  # type: ignore[arg-type]
+
         if self.is_gone:
-            raise LauncherGone("the launcher has ended")
+            done(LauncherGone("the launcher has ended"))
+            return
+        number, answer = self._put(verb, words)
+        answer.add_done_callback(told)
+
+    def _put(self, verb: str, words: tuple[str, ...]) -> tuple[str, asyncio.Future[tuple[list[str], list[int]]]]:
         self._numbers += 1
         number = str(self._numbers)
         answer: asyncio.Future[tuple[list[str], list[int]]] = self._loop.create_future()
         self._asked[number] = answer
         self._post(" ".join((number, verb, *words)))
+        return number, answer
+
+    async def _ask(self, verb: str, *words: str) -> tuple[list[str], list[int]]:
+        if self.is_gone:
+            raise LauncherGone("the launcher has ended")
+        number, answer = self._put(verb, words)
         try:
             return await answer
         except asyncio.CancelledError:

@@ -31,7 +31,12 @@ class Leaf:
         if self._is_v1 and limits.memory_bytes > self._now.memory_bytes:
             pairs.sort(key=lambda pair: pair[0] != "memory.memsw.limit_in_bytes")  # memsw is never below the limit
         for file, value in pairs:
-            os.pwrite(self._files[file], value.encode(), 0)
+            try:
+                os.pwrite(self._files[file], value.encode(), 0)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                return  # the leaf is gone: its container's end is told anyway
         self._now = limits
 
     def usage(self) -> Usage:
