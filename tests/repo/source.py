@@ -21,7 +21,8 @@ def tracked() -> tuple[str, ...]:
     if listed.returncode == 0:
         return tuple(path for path in listed.stdout.split("\0") if path and (ROOT / path).is_file())
     folders = (*PACKAGES, "tests", "examples", "benchmarks")
-    found = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    found += [path for path in ROOT.iterdir() if path.is_file()]
     return tuple(str(path.relative_to(ROOT)) for path in found if "__pycache__" not in path.parts)
 
 
