@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sandbox import kernel
 from sandbox.host.container import Container
 from sandbox.spec import Fate, Limits, Network
 from tests.sandbox.rig import PROJECT, Refused, Rig
@@ -321,3 +322,18 @@ def test_a_vm_for_builds_sees_the_hosts_network_and_no_more(rig: Rig) -> None:
         rig.ask(box, "open('/etc/shadow').read()")
     with pytest.raises(Refused):
         rig.ask(box, _CALL.format(call="unshare(0x00020000)"))
+
+
+def test_a_vm_for_builds_reaches_no_local_service_by_name(rig: Rig) -> None:
+    """Abstract sockets belong to the network namespace, which builds share with the host: Landlock's scope refuses them."""
+    if kernel.landlock_abi() < 6:
+        pytest.skip("Landlock scopes need Linux 6.12")
+    box = rig.vm(network=Network.HOST).first
+    name = "\0pyfaas-build-" + rig.instance
+    source = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({name!r}); result = 'reached'"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        assert outside(source) == "reached"
+        with pytest.raises(Refused, match="PermissionError"):
+            rig.ask(box, source)
