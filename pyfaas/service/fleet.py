@@ -63,6 +63,9 @@ class Fleet:
 
     def run(self, call: Call, lane: Lane, now: float) -> None:
         """Start a call in an idle container, or queue it in its lane and see that one comes."""
+        if call.expires and call.expires <= now:
+            self.finish(call, expired(call, now))
+            return
         slot = None if lane.waiting else self.pool.take_idle(lane.tenant, lane.key, now)
         if slot is not None:
             self._start(self.sessions[slot.id], call, now)
