@@ -124,8 +124,10 @@ class Launcher:
     def _leave(self) -> None:
         """End everything and go."""
         self.is_leaving = True
-        for vm in list(self.vms.values()):
+        for vm in self.vms.values():
             self._destroy(vm)
+        for vm in list(self.vms.values()):
+            self._vm_ended(vm)
         for _ in range(50):
             self.dying = [leaf for leaf in self.dying if not leaf.remove()]
             if not self.dying:
@@ -181,7 +183,7 @@ class Launcher:
             raise
         self.vms[vm_id] = vm
         self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
-        self._watch(vm.pidfd, lambda: self._destroy(vm))
+        self._watch(vm.pidfd, lambda: self._vm_ended(vm))
 
     def _free_uid(self) -> int:
         """Return the next uid that no living VM has."""
@@ -196,7 +198,7 @@ class Launcher:
         tag, handles = _receive(vm.report)
         if tag == b"n":
             vm.join = dict(zip(vms.JOINED, handles, strict=True))
-        elif tag == b"d":
+        elif tag == b"d" and not vm.is_dying:
             self._unwatch(vm.report.fileno())
             request, vm.request = vm.request, ""
             try:
@@ -210,7 +212,7 @@ class Launcher:
 
     def fork(self, request: str, vm_id: str) -> None:
         """Fork another blank into a VM."""
-        self._fork_into(request, self.vms[vm_id])
+        self._fork_into(request, self._living(vm_id))
 
     def _fork_into(self, request: str, vm: vms.VmRecord) -> None:
         vm.made += 1
@@ -275,7 +277,7 @@ class Launcher:
         status = self._reap(box.pid)
         if box.leaf is not None:
             box.leaf.kill()  # what it left running goes with it
-        else:
+        elif not vm.is_dying:
             _end_orphans(vm.pid)
         self._say_exit(box, status)
         self._forget(vm, box)
@@ -303,20 +305,22 @@ class Launcher:
             self.dying.append(box.leaf)
 
     def _destroy(self, vm: vms.VmRecord) -> None:
-        """End a VM: kill, reap what the launcher forked into it, then PID 1 (the other order deadlocks)."""
-        if self.vms.pop(vm.id, None) is None:
-            return
-        boxes = list(vm.containers.values())
-        for box in boxes:
-            if box.leaf is not None:
-                box.leaf.kill()
-        _kill(vm.pid)
-        for box in boxes:
-            status = self._reap(box.pid)
-            self._say_exit(box, status)
-            self._forget(vm, box)
+        """Kill a VM. Its containers are reaped as they end, then its init does: nobody waits here, so the loop goes on."""
+        if not vm.is_dying:
+            vm.is_dying = True
+            for box in vm.containers.values():
+                if box.leaf is not None:
+                    box.leaf.kill()
+            _kill(vm.pid)
+
+    def _vm_ended(self, vm: vms.VmRecord) -> None:
+        """Let go of a VM whose init has ended; containers go before it (reaped in the other order they would deadlock)."""
+        self._destroy(vm)
+        for box in list(vm.containers.values()):
+            self._container_ended(vm, box)
         self._reap(vm.pid)
         self._fail(vm)
+        del self.vms[vm.id]
         self._unwatch(vm.pidfd)
         os.close(vm.pidfd)
         if vm.report.fileno() in self.watched:
@@ -328,6 +332,8 @@ class Launcher:
             init = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/init")
             self.dying += [leaf for leaf in (init, vm.group) if not leaf.remove()]
         self._say(f"0 gone {vm.id}")
+        for request in vm.mourners:
+            self._say(f"{request} ok {vm.id}")
 
     def _reap(self, pid: int) -> int:
         try:
@@ -335,12 +341,20 @@ class Launcher:
         except ChildProcessError:
             return 0
 
-    def destroy(self, _request: str, vm_id: str) -> str:
-        """End a VM; ending one that is gone already is no error."""
+    def destroy(self, request: str, vm_id: str) -> str | None:
+        """End a VM; answers when nothing of it is left. Ending one that is gone already is no error."""
         vm = self.vms.get(vm_id)
-        if vm is not None:
-            self._destroy(vm)
-        return vm_id
+        if vm is None:
+            return vm_id
+        vm.mourners.append(request)
+        self._destroy(vm)
+        return None
+
+    def _living(self, vm_id: str) -> vms.VmRecord:
+        vm = self.vms[vm_id]
+        if vm.is_dying:
+            raise OSError(errno.ESRCH, f"the VM {vm_id} is ending", "vm")
+        return vm
 
     def kill(self, _request: str, vm_id: str, container_id: str) -> str:
         """End a container and all that it started."""
@@ -356,7 +370,7 @@ class Launcher:
 
     def attach(self, _request: str, vm_id: str, container_id: str, tmp_bytes: str, *mounts: str) -> str:
         """Resize a container's /tmp and attach entries of stores to its slots: `SLOT:STORE:NAME:ro|rw` each."""
-        box = self.vms[vm_id].containers[container_id]
+        box = self._living(vm_id).containers[container_id]
         trees = []
         try:
             for mount in mounts:
@@ -387,7 +401,7 @@ class Launcher:
 
     def stage(self, _request: str, vm_id: str, name: str) -> str:
         """Make a staging directory for a VM."""
-        self.stores.stage(name, self.vms[vm_id].uid)
+        self.stores.stage(name, self._living(vm_id).uid)
         return name
 
     def commit(self, request: str, staged: str, store: str, name: str) -> str | None:

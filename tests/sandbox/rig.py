@@ -9,7 +9,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,6 +163,19 @@ class Rig:
             shutil.rmtree(project)
 
     # ---- what the host can see
+
+    def wait_until(self, holds: Callable[[], bool], told: Callable[[], object] = lambda: None) -> None:
+        """Wait for what the kernel and the launcher do in their own time; fails with what `told` says when they do not."""
+        until = time.monotonic() + _PATIENCE_S
+        while not holds():
+            assert time.monotonic() < until, told()
+            self.run(asyncio.sleep(0.005))
+
+    def wait_for_rest(self) -> None:
+        """Wait until the launcher is alone: no VM, no process, no cgroup."""
+        assert self.process is not None
+        pid = self.process.pid
+        self.wait_until(lambda: descendants(pid) == [pid] and self.groups() == [], lambda: (descendants(pid), self.groups()))
 
     def groups(self) -> list[str]:
         """Return the cgroups that this launcher has now."""

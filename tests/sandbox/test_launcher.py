@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from sandbox.errors import SetupError
 from sandbox.host import launcher as host_launcher
 from sandbox.launcher.confine import CONTAINER_STEPS, VM_STEPS
 from sandbox.spec import VmSpec
-from tests.sandbox.rig import Rig, descendants
+from tests.sandbox.rig import Rig
 
 CONTAINER_ONLY = [step.value for step, _ in CONTAINER_STEPS if step not in dict(VM_STEPS)]
 
@@ -73,10 +73,7 @@ def test_no_code_runs_after_a_failed_step_of_a_vm(make_rig: Callable[..., Rig], 
     with pytest.raises(SetupError) as failed:
         rig.vm()
     assert failed.value.step == step
-    assert rig.process is not None
-    rig.run(rig.launcher.ask("discard", "code", "nothing"))  # a question later, everything has been reaped
-    assert descendants(rig.process.pid) == [rig.process.pid]
-    assert rig.groups() == []
+    rig.wait_for_rest()
 
 
 @pytest.mark.parametrize("step", CONTAINER_ONLY)
@@ -86,30 +83,25 @@ def test_no_code_runs_after_a_failed_step_of_a_container(make_rig: Callable[...,
     with pytest.raises(SetupError) as failed:
         rig.vm()
     assert failed.value.step == step
-    assert rig.process is not None
-    rig.run(rig.launcher.ask("discard", "code", "nothing"))
-    assert descendants(rig.process.pid) == [rig.process.pid]
-    assert rig.groups() == []
+    rig.wait_for_rest()
 
 
 @pytest.mark.parametrize("name", sorted(host_launcher.EXPECTED))
 def test_a_wrong_read_back_ends_the_vm(make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A container whose own status is not what confinement makes is never used, and its VM ends."""
     rig = make_rig()
-    assert rig.ask(rig.blank(), "result = 1") == 1
-    assert rig.process is not None
-    before = set(descendants(rig.process.pid))
+    sound = rig.vm()
+    assert rig.ask(sound.first, "result = 1") == 1
+    rig.run(sound.destroy())
     monkeypatch.setattr(host_launcher, "EXPECTED", {**host_launcher.EXPECTED, name: "something else"})
     with pytest.raises(SetupError, match=name):
         rig.vm()
-    rig.run(rig.launcher.ask("discard", "code", "nothing"))
-    assert set(descendants(rig.process.pid)) == before
+    rig.wait_for_rest()
 
 
 def test_an_abandoned_request_leaves_no_vm(make_rig: Callable[..., Rig]) -> None:
     """A VM that nobody waits for any more is ended, at whatever moment its maker left."""
     rig = make_rig()
-    assert rig.process is not None
 
     async def abandon(delay: float) -> None:
         making = asyncio.ensure_future(rig.launcher.create_vm(VmSpec()))
@@ -119,10 +111,7 @@ def test_an_abandoned_request_leaves_no_vm(make_rig: Callable[..., Rig]) -> None
 
     for delay in (0.0, 0.002, 0.005, 0.009, 0.013):
         rig.run(abandon(delay))
-    kept = rig.vm()  # asked later, so made later
-    rig.run(rig.launcher.ask("discard", "code", "nothing"))
-    rig.run(kept.destroy())
-    assert descendants(rig.process.pid) == [rig.process.pid]
+    rig.wait_for_rest()
 
 
 def test_many_descriptors_are_not_mixed_up(make_rig: Callable[..., Rig]) -> None:
@@ -188,3 +177,40 @@ def test_options_survive_the_way_to_the_launcher(rig: Rig) -> None:
     """What is told at start is what is read there."""
     assert type(rig.options).decode(rig.options.encode()) == rig.options
     assert json.loads(rig.options.encode())["instance"] == rig.instance
+
+
+def test_ending_vms_does_not_hold_up_the_others(make_rig: Callable[..., Rig]) -> None:
+    """While many VMs end, a question about another one is answered before the last of them is gone."""
+    rig = make_rig()
+    order: list[str] = []
+
+    async def both() -> None:
+        kept = await rig.launcher.create_vm(VmSpec())
+        ending = [await rig.launcher.create_vm(VmSpec()) for _ in range(12)]
+
+        async def note(name: str, work: Awaitable[object]) -> None:
+            await work
+            order.append(name)
+
+        attaching = [kept.first.attach([]) for _ in range(3)]
+        await asyncio.gather(*(note("gone", vm.destroy()) for vm in ending), *(note("answered", work) for work in attaching))
+
+    rig.run(both())
+    assert len(order) == 15
+    assert order.index("answered") < 12
+
+
+def test_a_vm_that_is_ending_takes_no_more(make_rig: Callable[..., Rig]) -> None:
+    """Forking into a VM, attaching and staging are refused from the moment that its end was asked for."""
+    rig = make_rig()
+
+    async def ask() -> list[object]:
+        vm = await rig.launcher.create_vm(VmSpec())
+        late = (vm.destroy(), vm.fork(), vm.first.attach([]), vm.stage("late"), vm.destroy())
+        return list(await asyncio.gather(*late, return_exceptions=True))
+
+    first, *refused, last = rig.run(ask())
+    assert first is last is None
+    assert [type(one) for one in refused] == [SetupError] * 3
+    assert not (rig.directory / "staging" / "late").exists()
+    rig.wait_for_rest()
