@@ -117,7 +117,7 @@ class FakeWorkers:
         self.is_broken = self.is_refusing = False
         self._names = itertools.count(1)
 
-    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
+    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape
         """Make a VM with a blank."""
         if self.is_refusing:
             raise PyfaasError(Code.NO_CAPACITY, "refused")

@@ -79,7 +79,7 @@ async def test_full_queue_is_429(benches: list[Bench]) -> None:
     assert (caught.value.code, caught.value.retry_after) == (Code.THROTTLED, 1.0)
     other = bench.call(B)
     await settle(bench)
-    [box for box in bench.workers.running() if box.calls[0].decode() == bench.last.id][0].answer()
+    next(box for box in bench.workers.running() if box.calls[0].decode() == bench.last.id).answer()
     assert other.result.outcome is Outcome.OK
 
 
