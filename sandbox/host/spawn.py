@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from sandbox import filters
 from sandbox.launcher.options import LauncherOptions
 
 _BOOT = "import sys; sys.path.insert(0, {path!r}); from sandbox.launcher.main import main; main({descriptor}, {path!r})"
+
+# A process's first environment stays on its stack for ever, and a fork copies it: whatever the launcher is given here,
+# code in a container can read, though os.environ is empty there. So nothing of the host's.
+ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
@@ -25,7 +30,9 @@ def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[byt
     path = str(Path(__file__).resolve().parents[2])
     boot = _BOOT.format(path=path, descriptor=descriptor)
     passed = [theirs.fileno(), plain, network, descriptor, *([options.life] if options.life >= 0 else [])]
-    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", boot, "pyfaas-launcher"], pass_fds=passed, stdin=subprocess.DEVNULL)  # noqa: S603
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-I", "-S", "-c", boot, "pyfaas-launcher"], pass_fds=passed, stdin=subprocess.DEVNULL, env=ENVIRONMENT
+    )
     theirs.close()
     for opened in (plain, network, descriptor):
         os.close(opened)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from sandbox import filters
 from sandbox.host.container import Container
 from sandbox.host.launcher import Launcher
-from sandbox.host.spawn import memory_file
+from sandbox.host.spawn import ENVIRONMENT, memory_file
 from sandbox.host.vm import Vm
 from sandbox.launcher import cgroups
 from sandbox.launcher.options import LauncherOptions
@@ -153,6 +153,7 @@ class Rig:
             group=user,
             extra_groups=[],
             cwd="/",
+            env=ENVIRONMENT,
         )
         theirs.close()
         for opened in (plain, network, descriptor):

@@ -194,6 +194,23 @@ def test_environment_and_hostname_are_made(rig: Rig, box: Container) -> None:
     assert outside("import os, socket; result = [len(os.environ) > 0, socket.gethostname() != 'pyfaas']") == [True, True]
 
 
+def test_the_hosts_environment_is_not_even_in_memory(make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initial stack, which every fork copies, holds no variable of the process that started the launcher."""
+    source = (
+        "import ctypes, os\nlibc = ctypes.CDLL(None)\n"
+        "at = ctypes.c_void_p.in_dll(libc, 'program_invocation_name').value  # argv, with the environment after it\n"
+        "dump = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC)\n"
+        "for n in range(0, 1 << 16, 8):\n    if libc.write(dump, ctypes.c_void_p(at + n), 8) != 8: break  # EFAULT, not a crash\n"
+        "text = open(path, 'rb').read()\n"
+        "result = [name for name in ('PATH=', 'PYFAAS_TEST_' + 'SECRET=') if name.encode() in text]"
+    )
+    monkeypatch.setenv("PYFAAS_TEST_SECRET", "x")
+    with tempfile.TemporaryDirectory() as directory:
+        assert outside(f"path = {directory + '/dump'!r}\n" + source) == ["PATH=", "PYFAAS_TEST_SECRET="]
+    rig = make_rig()
+    assert rig.ask(rig.blank(), "path = '/tmp/dump'\n" + source) == ["PATH="]
+
+
 def test_siblings_share_nothing(rig: Rig) -> None:
     """Two containers of one VM see neither each other's files nor can one end the other."""
     vm = rig.vm()
