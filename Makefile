@@ -8,6 +8,10 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
+# The tests of an ordinary user need a cgroup to set limits in: systemd's, where it gives one.
+DELEGATED := systemd-run --user --scope --quiet --collect -p Delegate=yes
+SCOPE = $(shell test "$$(id -u)" -eq 0 || { $(DELEGATED) true 2>/dev/null && echo $(DELEGATED); })
+
 .PHONY: setup demo test serve bench bench-quick lint clean
 
 setup: $(STAMP)
@@ -26,7 +30,7 @@ demo: setup
 	@$(BIN)/pyfaas demo
 
 test: setup
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(SCOPE) $(BIN)/python -m pytest -q $(ARGS)
 
 serve: setup
 	@$(BIN)/pyfaas serve $(ARGS)
