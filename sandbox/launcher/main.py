@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable
 
 from sandbox import kernel
-from sandbox.launcher import cgroups, stores, tree, vms
+from sandbox.launcher import cgroups, house, processes, stores, tree, vms
 from sandbox.launcher.confine import BUILD_DIR
 from sandbox.launcher.options import LauncherOptions
 from sandbox.launcher.stores import Stores
@@ -48,7 +48,6 @@ class Launcher:
         rehearse: Callable[[], None] | None,
     ) -> None:
         """Enter the launcher's own namespaces and build the trees; raises OSError."""
-        self._rehearse = rehearse
         self.options = options
         self.control = socket.socket(fileno=options.control)
         self.is_root = os.getuid() == 0
@@ -59,7 +58,7 @@ class Launcher:
             self.groups.prepare()
             for name in self.groups.sweep(f"pyfaas-{options.instance}-"):
                 print(f"removed the cgroup {name} of an earlier run", file=sys.stderr)
-        self.house = self._house(entry)
+        self.house = house.build(options, entry, rehearse)
         self.stores = Stores(dict(options.stores))
         self.own_mnt = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.vms: dict[str, vms.VmRecord] = {}
@@ -69,33 +68,6 @@ class Launcher:
         self.watched: dict[int, Callable[[], None]] = {}
         self.dying: list[cgroups.Leaf] = []
         self.is_leaving = False
-
-    def _house(self, entry: Callable[[socket.socket, int, int], None]) -> vms.House:
-        options = self.options
-        filters = {False: _read_all(options.plain_filter), True: _read_all(options.network_filter)}
-        if not self.is_root:
-            _become_root_of_a_user_namespace()
-        kernel.unshare(kernel.NEWNS)
-        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        if not self.is_root:
-            kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-        kernel.mount("tmpfs", options.root, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
-        trees = {False: options.root + "/plain", True: options.root + "/build"}
-        for is_network, path in trees.items():
-            os.mkdir(path)
-            tree.build_tree(path, network=is_network, binds=options.binds)
-        return vms.House(
-            is_root=self.is_root,
-            pidns=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
-            empty_net=_empty_network(),
-            trees=trees,
-            filters=filters,
-            landlock=kernel.landlock_abi(),
-            entry=entry,
-            rehearse=self._rehearse,
-            without=frozenset(options.without),
-            fail_at=options.fail_at,
-        )
 
     # ---- the loop
 
@@ -195,7 +167,7 @@ class Launcher:
         raise OSError(errno.EAGAIN, "every uid of the range has a living VM", "uid")
 
     def _vm_reports(self, vm: vms.VmRecord) -> None:
-        tag, handles = _receive(vm.report)
+        tag, handles = processes.receive(vm.report)
         if tag == b"n":
             vm.join = dict(zip(vms.JOINED, handles, strict=True))
         elif tag == b"d" and not vm.is_dying:
@@ -231,7 +203,7 @@ class Launcher:
         self._watch(box.pidfd, lambda: self._container_ended(vm, box))
 
     def _container_reports(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
-        tag, handles = _receive(box.report)
+        tag, handles = processes.receive(box.report)
         if tag == b"n":
             box.mnt = handles[0]
             return
@@ -258,7 +230,7 @@ class Launcher:
         """Answer whoever waits for a child that did not come to be; its end may be seen before what it said last."""
         request, child.request = child.request, ""
         while request and not tag.startswith(b"e "):
-            tag, handles = _receive(child.report)
+            tag, handles = processes.receive(child.report)
             for handle in handles:
                 os.close(handle)
             if not tag:
@@ -278,7 +250,7 @@ class Launcher:
         if box.leaf is not None:
             box.leaf.kill()  # what it left running goes with it
         elif not vm.is_dying:
-            _end_orphans(vm.pid)
+            processes.end_orphans(vm.pid)
         self._say_exit(box, status)
         self._forget(vm, box)
 
@@ -311,7 +283,7 @@ class Launcher:
             for box in vm.containers.values():
                 if box.leaf is not None:
                     box.leaf.kill()
-            _kill(vm.pid)
+            processes.kill(vm.pid)
 
     def _vm_ended(self, vm: vms.VmRecord) -> None:
         """Let go of a VM whose init has ended; containers go before it (reaped in the other order they would deadlock)."""
@@ -363,7 +335,7 @@ class Launcher:
         if box is not None:
             if box.leaf is not None:
                 box.leaf.kill()
-            _kill(box.pid)
+            processes.kill(box.pid)
         return container_id
 
     # ---- code
@@ -418,7 +390,7 @@ class Launcher:
             return name
         pid = os.fork()
         if pid == 0:
-            _discard(self.stores, store, name)
+            processes.discard(self.stores, store, name)
         pidfd = kernel.pidfd_open(pid)
         self._watch(pidfd, lambda: self._discarded(request, name, pid, pidfd))
         return None
@@ -454,94 +426,11 @@ def _slot_path(slot: str, mode: str) -> str:
     raise ValueError(f"no slot {slot} for {mode}")
 
 
-def _receive(report: socket.socket) -> tuple[bytes, list[int]]:
-    """Read one report with its descriptors; an ended child reads as empty."""
-    try:
-        text, ancillary, _, _ = report.recvmsg(512, socket.CMSG_SPACE(8 * 4), socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        return b"", []
-    handles = array.array("i")
-    for _level, kind, raw in ancillary:
-        if kind == socket.SCM_RIGHTS:
-            handles.frombytes(raw[: len(raw) - len(raw) % handles.itemsize])
-    return text, list(handles)
 
 
-def _become_root_of_a_user_namespace() -> None:
-    """Be root, and PID 1, of a user namespace of one's own: how an ordinary user's launcher gets to make the others."""
-    uid, gid = os.getuid(), os.getgid()
-    kernel.unshare(kernel.NEWUSER | kernel.NEWPID)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        os.write(descriptor, text.encode())
-        os.close(descriptor)
-    pid = os.fork()
-    if pid:
-        status = os.waitpid(pid, 0)[1]
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    kernel.set_parent_death_signal(signal.SIGKILL)
 
 
-def _empty_network() -> int:
-    """Return a network namespace in which even loopback is down; made by a child, so that the launcher keeps its own."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            kernel.unshare(kernel.NEWNET)
-            theirs.send(b"x")
-            ours.close()
-            theirs.recv(1)
-        finally:
-            os._exit(0)
-    theirs.close()
-    if not ours.recv(1):
-        os.waitpid(pid, 0)
-        raise OSError(1, "no network namespace can be made", "unshare")
-    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    ours.close()
-    os.waitpid(pid, 0)
-    return descriptor
 
-
-def _read_all(descriptor: int) -> bytes:
-    with os.fdopen(descriptor, "rb") as file:
-        file.seek(0)
-        return file.read()
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _end_orphans(init: int) -> None:
-    """Without a cgroup: kill what ended containers left, which by then are the children of the VM's init."""
-    for _ in range(100):
-        try:
-            with open(f"/proc/{init}/task/{init}/children") as file:
-                pids = file.read().split()
-        except OSError:  # the VM is gone, and everything with it
-            return
-        if not pids:
-            return
-        for pid in pids:
-            _kill(int(pid))
-
-
-def _discard(kept: Stores, store: str, name: str) -> None:
-    status = 70  # EX_SOFTWARE
-    try:
-        kernel.set_parent_death_signal(signal.SIGKILL)
-        sys.setrecursionlimit(100_000)  # a path may be as deep as a tenant could make it
-        kept.discard(store, name)
-        status = 0
-    except OSError as error:
-        status = error.errno or status
-    finally:
-        os._exit(status)
 
 
 def _word(text: object) -> str:

@@ -1,0 +1,90 @@
+"""What a launcher builds once, before the first fork: its own namespaces, the VMs' trees, an empty network.
+
+Run by the launcher at its start. As root it only leaves the host's mount namespace; started by an ordinary user it first
+becomes root, and PID 1, of a user namespace of its own, in which it may make all the others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+from sandbox import kernel
+from sandbox.guest.container import Entry
+from sandbox.launcher import tree
+from sandbox.launcher.options import LauncherOptions
+from sandbox.launcher.vms import House
+
+
+def build(options: LauncherOptions, entry: Entry, rehearse: Callable[[], None] | None) -> House:
+    """Enter the launcher's own namespaces and build the trees; raises OSError. As an ordinary user it returns in a child."""
+    is_root = os.getuid() == 0
+    filters = {False: _read_all(options.plain_filter), True: _read_all(options.network_filter)}
+    if not is_root:
+        _become_root_of_a_user_namespace()
+    kernel.unshare(kernel.NEWNS)
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    if not is_root:
+        kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    kernel.mount("tmpfs", options.root, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
+    trees = {False: options.root + "/plain", True: options.root + "/build"}
+    for is_network, path in trees.items():
+        os.mkdir(path)
+        tree.build_tree(path, network=is_network, binds=options.binds)
+    return House(
+        is_root=is_root,
+        pidns=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
+        empty_net=_empty_network(),
+        trees=trees,
+        filters=filters,
+        landlock=kernel.landlock_abi(),
+        entry=entry,
+        rehearse=rehearse,
+        without=frozenset(options.without),
+        fail_at=options.fail_at,
+    )
+
+
+def _become_root_of_a_user_namespace() -> None:
+    """Be root, and PID 1, of a user namespace of one's own: how an ordinary user's launcher gets to make the others."""
+    uid, gid = os.getuid(), os.getgid()
+    kernel.unshare(kernel.NEWUSER | kernel.NEWPID)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(descriptor, text.encode())
+        os.close(descriptor)
+    pid = os.fork()
+    if pid:
+        status = os.waitpid(pid, 0)[1]
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    kernel.set_parent_death_signal(signal.SIGKILL)
+
+
+def _empty_network() -> int:
+    """Return a network namespace in which even loopback is down; made by a child, so that the launcher keeps its own."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.unshare(kernel.NEWNET)
+            theirs.send(b"x")
+            ours.close()
+            theirs.recv(1)
+        finally:
+            os._exit(0)
+    theirs.close()
+    if not ours.recv(1):
+        os.waitpid(pid, 0)
+        raise OSError(1, "no network namespace can be made", "unshare")
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    ours.close()
+    os.waitpid(pid, 0)
+    return descriptor
+
+
+def _read_all(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()

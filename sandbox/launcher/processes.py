@@ -1,0 +1,62 @@
+"""The launcher's children as processes: what they report, and how they and what they leave are ended."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from sandbox import kernel
+from sandbox.launcher.stores import Stores
+
+
+def receive(report: socket.socket) -> tuple[bytes, list[int]]:
+    """Read one report with its descriptors; an ended child reads as empty."""
+    try:
+        text, ancillary, _, _ = report.recvmsg(512, socket.CMSG_SPACE(8 * 4), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return b"", []
+    handles = array.array("i")
+    for _level, kind, raw in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            handles.frombytes(raw[: len(raw) - len(raw) % handles.itemsize])
+    return text, list(handles)
+
+
+def kill(pid: int) -> None:
+    """Kill a process that may have ended."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def end_orphans(init: int) -> None:
+    """Without a cgroup: kill what ended containers left, which by then are the children of the VM's init."""
+    for _ in range(100):
+        try:
+            with open(f"/proc/{init}/task/{init}/children") as file:
+                pids = file.read().split()
+        except OSError:  # the VM is gone, and everything with it
+            return
+        if not pids:
+            return
+        for pid in pids:
+            kill(int(pid))
+
+
+def discard(kept: Stores, store: str, name: str) -> NoReturn:
+    """Be the child that removes an entry of a store; exits with the error's number."""
+    status = 70  # EX_SOFTWARE
+    try:
+        kernel.set_parent_death_signal(signal.SIGKILL)
+        sys.setrecursionlimit(100_000)  # a path may be as deep as a tenant could make it
+        kept.discard(store, name)
+        status = 0
+    except OSError as error:
+        status = error.errno or status
+    finally:
+        os._exit(status)
