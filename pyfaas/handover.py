@@ -1,6 +1,6 @@
 """What the keeper hands to the server: one value, carried in a file descriptor, and the few messages between them.
 
-server → keeper   `ready URL`
+server → keeper   `ready`
 keeper → server   `launcher`, with the control socket of a new launcher
 """
 
@@ -20,8 +20,12 @@ from sandbox.spec import Layer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """Descriptors: `listen` is the bound socket, `launcher` its control socket, `keeper` the way back, `life` the end of
-    a pipe that only the server holds: launcher and server end together.
+    """Everything that a server is given.
+
+    Descriptors: `listen` is the bound socket, `launcher` its control socket, `keeper` the way back, `life` the end of a
+    pipe that only the server holds: launcher and server end together. `uid` is what it becomes, 0 for nothing else;
+    `needed` are the paths that it reads; `layers` are live or not, those in `weaker` were given up; `tool` is how
+    requirements are installed.
     """
 
     config: Config

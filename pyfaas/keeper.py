@@ -216,6 +216,7 @@ class Keeper:
 
     def _spawn_launcher(self, life: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         data = self.config.data_dir
+        premises.check_stores(self.config)  # the server that runs beside could have changed them
         options = LauncherOptions(
             instance=_instance(data),
             root=f"{data}/run",

@@ -2,16 +2,22 @@
 
 Each is taken so that a second server cannot take it too, and each refusal is one line that says what to do. Nothing here
 is undone at the end: the lock and the socket go with the process, the directory is the operator's.
+
+The data directory belongs to the server's uid, and the server parses what strangers send; a keeper with root must not be
+led elsewhere by what an earlier server left there. So nothing is opened, written or given away through a link, and what
+is the launcher's own must still be its own directory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import pwd
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +26,7 @@ from pathlib import Path
 from pyfaas.config import Config, environment, process_environment
 
 STORES = ("bundles", "prepared", "environments", "staging")
+_LAUNCHERS = ("prepared", "environments", "staging", "run")
 _SCOPED = "PYFAAS_IN_SCOPE"  # set in the scope that was asked for: it is asked for once
 _SCOPE = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "-p", "Delegate=yes")
 _ASKING_S = 10.0
@@ -39,8 +46,9 @@ def take_data(config: Config, uid: int) -> int:
     try:
         os.makedirs(data, 0o700, exist_ok=True)
         os.chmod(data, 0o700)
-        for name in (*STORES, "run"):
-            os.makedirs(f"{data}/{name}", 0o700, exist_ok=True)
+        for name in ("bundles", *_LAUNCHERS):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{data}/{name}", 0o700)
         lock = os.open(f"{data}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         told = f"the data directory {data} cannot be used: {error.strerror}; choose one with --data-dir"
@@ -54,11 +62,26 @@ def take_data(config: Config, uid: int) -> int:
         raise Refused(told) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        check_stores(config)
+    except Refused:
+        os.close(lock)
+        raise
     forget_endpoint(config)  # a crash left it
     if uid:
         for directory in (data, f"{data}/bundles"):
             _give(directory, uid)
     return lock
+
+
+def check_stores(config: Config) -> None:
+    """See that what is the launcher's is a directory of its own, and no link to somewhere else; raises Refused."""
+    for name in ("bundles", *_LAUNCHERS):
+        path = f"{config.data_dir}/{name}"
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or (name in _LAUNCHERS and found.st_uid != os.geteuid()):
+            told = f"{path} is not a directory of uid {os.geteuid()}: it was put there by somebody else; look, and remove it"
+            raise Refused(told)
 
 
 def _at(data: str) -> str:
@@ -68,11 +91,17 @@ def _at(data: str) -> str:
         return ""
 
 
-def _give(directory: str, uid: int) -> None:
-    os.chown(directory, uid, uid, follow_symlinks=False)
-    for entry in os.scandir(directory):
-        if entry.is_file(follow_symlinks=False) and entry.name != "lock":
-            os.chown(entry.path, uid, uid, follow_symlinks=False)
+def _give(path: str, uid: int) -> None:
+    """Give a directory and the plain files in it to a uid: no link is followed, none that has a second name is given."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(directory, uid, uid)
+        for name in os.listdir(directory):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and name != "lock":
+                os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
+    finally:
+        os.close(directory)
 
 
 def server_uid(config: Config) -> int:
@@ -121,7 +150,9 @@ def url_of(listen: socket.socket) -> str:
 def tell_endpoint(config: Config, url: str) -> None:
     """Write DATA/endpoint, whole or not at all."""
     path = f"{config.data_dir}/endpoint"
-    with open(path + ".new", "w") as file:
+    Path(path + ".new").unlink(missing_ok=True)
+    opened = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(opened, "w") as file:
         file.write(url + "\n")
     os.replace(path + ".new", path)
 

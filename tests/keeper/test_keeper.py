@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyfaas import keeper
 from pyfaas.keeper import BackOff
 from tests.keeper import fake
 from tests.keeper.conftest import Kept, gone, heard, launch
@@ -140,6 +141,15 @@ def test_a_server_that_does_not_come_up(tmp_path: Path, said: int, starts: int) 
     status, out, _ = Kept(launch(data, fake.ENDS), data, "").end()
     assert (status, out) == (3, "")
     assert (data / "starts").read_text().splitlines() == ["start"] * starts
+
+
+def test_a_server_that_cannot_be_confined(tmp_path: Path) -> None:
+    """A cell that cannot be built is a refusal in one line, and is not tried again."""
+    program = keeper.SERVER.replace("needed=given.needed", "needed=('/no/such/place/at/all',)")
+    status, out, err = Kept(launch(tmp_path / "data", program), tmp_path, "").end()
+    assert (status, out) == (3, "")
+    assert err.count("cannot be confined") == 1
+    assert "starting again" not in err
 
 
 def test_a_stop_while_starting(start: Callable[..., Kept]) -> None:

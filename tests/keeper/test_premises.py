@@ -58,6 +58,56 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "keep"
 
 
+@pytest.mark.parametrize("name", ["bundles", "prepared", "environments", "staging", "run"])
+def test_a_store_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+    """A server that replaced a store by a link does not lead the next keeper, which may be root, elsewhere."""
+    config = Config(data_dir=str(tmp_path / "data"))
+    os.close(premises.take_data(config, 0))
+    (tmp_path / "data" / name).rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refused, match=name):
+        premises.take_data(config, 0)
+    (tmp_path / "data" / name).unlink()
+    os.close(premises.take_data(config, 0))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has a server of another uid")
+def test_what_is_given_to_the_server(tmp_path: Path) -> None:
+    """The server's uid gets its directories and plain files; nothing through a link or by a second name, and no lock."""
+    config = Config(data_dir=str(tmp_path / "data"))
+    os.close(premises.take_data(config, 0))
+    data = tmp_path / "data"
+    for name in ("plain", "precious", "other"):
+        (tmp_path / name).write_text("")
+    (data / "pyfaas.db").write_text("")
+    (data / "link").symlink_to(tmp_path / "precious")
+    os.link(tmp_path / "other", data / "second-name")
+    os.close(premises.take_data(config, 4711))
+    owners = {path.name: path.lstat().st_uid for path in (data, *data.iterdir())}
+    assert {name for name, owner in owners.items() if owner == 4711} == {"data", "bundles", "pyfaas.db"}
+    assert (tmp_path / "precious").stat().st_uid == (tmp_path / "other").stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make what belongs to somebody else")
+def test_a_store_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """A directory that a server put in the place of the launcher's is not used."""
+    config = Config(data_dir=str(tmp_path / "data"))
+    os.close(premises.take_data(config, 0))
+    os.chown(tmp_path / "data/environments", 4711, 4711)
+    with pytest.raises(Refused, match="environments"):
+        premises.take_data(config, 0)
+
+
+def test_the_endpoint_is_not_written_through_a_link(tmp_path: Path) -> None:
+    """A link in the new endpoint's place is replaced, not followed."""
+    (tmp_path / "precious").write_text("keep")
+    (tmp_path / "endpoint.new").symlink_to(tmp_path / "precious")
+    premises.tell_endpoint(Config(data_dir=str(tmp_path)), "http://127.0.0.1:1")
+    assert (tmp_path / "precious").read_text() == "keep"
+    assert (tmp_path / "endpoint").read_text() == "http://127.0.0.1:1\n"
+
+
 def test_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root's server gets an own uid, by range or by name; never root's, and none that does not exist."""
     monkeypatch.setattr(os, "getuid", lambda: 0)
