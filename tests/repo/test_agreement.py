@@ -104,6 +104,20 @@ def test_the_steps_in_the_readme_are_the_steps() -> None:
     assert blocks("sandbox/README.md")["container-steps"] == step_table(CONTAINER_STEPS)
 
 
+@pytest.mark.parametrize("package", ["sandbox", "pyfaas"])
+def test_every_module_is_documented(package: str) -> None:
+    """A package's README names each of its modules, or, in pyfaas, the folder."""
+    text = (ROOT / package / "README.md").read_text()
+    inside = [path.removeprefix(package + "/") for path in tracked() if path.startswith(package + "/") and path.endswith(".py")]
+    unnamed = []
+    for path in inside:
+        folder, _, name = path.rpartition("/")
+        known = name in text or (package == "pyfaas" and (f"{folder.split('/')[0]}/" in text if folder else f"`{name[:-3]}`" in text))
+        if name != "__init__.py" and not known:
+            unnamed.append(path)
+    assert unnamed == []
+
+
 def test_every_route_is_documented() -> None:
     """pyfaas/README.md lists the routes as they are served."""
     assert blocks("pyfaas/README.md")["routes"] == route_table(ROUTES)
