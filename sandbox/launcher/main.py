@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable
 
 from sandbox import kernel
-from sandbox.launcher import cgroups, house, processes, stores, tree, vms
+from sandbox.launcher import cgroups, house, processes, tree, vms
 from sandbox.launcher.confine import BUILD_DIR
 from sandbox.launcher.options import LauncherOptions
 from sandbox.launcher.stores import Stores
@@ -300,9 +300,7 @@ class Launcher:
         vm.report.close()
         for descriptor in vm.join.values():
             os.close(descriptor)
-        if self.groups is not None and vm.group is not None:
-            init = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/init")
-            self.dying += [leaf for leaf in (init, vm.group) if not leaf.remove()]
+        self.dying += [leaf for leaf in (vm.init, vm.group) if leaf is not None and not leaf.remove()]
         self._say(f"0 gone {vm.id}")
         for request in vm.mourners:
             self._say(f"{request} ok {vm.id}")
@@ -376,31 +374,35 @@ class Launcher:
         self.stores.stage(name, self._living(vm_id).uid)
         return name
 
-    def commit(self, request: str, staged: str, store: str, name: str) -> str | None:
+    def commit(self, request: str, staged: str, store: str, name: str) -> None:
         """Move a staged directory to its final name, where others will rely on it: who could still write it ends first."""
         for vm in list(self.vms.values()):
             for box in [box for box in vm.containers.values() if staged in box.writes]:
                 self.kill(request, vm.id, box.id)
                 self._container_ended(vm, box)
-        return name if self.stores.commit(staged, store, name) else self.discard(request, stores.STAGING, staged)
+        self._apart(request, name, lambda: self.stores.commit(staged, store, name))
 
     def discard(self, request: str, store: str, name: str) -> str | None:
-        """Remove an entry of a store, in a child: an environment has thousands of files, and the loop does not wait."""
+        """Remove an entry of a store; one that is not there is no error."""
         if not self.stores.has(store, name):
             return name
-        pid = os.fork()
-        if pid == 0:
-            processes.discard(self.stores, store, name)
-        pidfd = kernel.pidfd_open(pid)
-        self._watch(pidfd, lambda: self._discarded(request, name, pid, pidfd))
+        self._apart(request, name, lambda: self.stores.discard(store, name))
         return None
 
-    def _discarded(self, request: str, name: str, pid: int, pidfd: int) -> None:
+    def _apart(self, request: str, name: str, work: Callable[[], None]) -> None:
+        """Do something to a store in a child: syncing takes milliseconds, an environment has thousands of files, and the
+        loop waits for nothing.
+        """
+        pid = processes.fork_for(work)
+        pidfd = kernel.pidfd_open(pid)
+        self._watch(pidfd, lambda: self._done_apart(request, name, pid, pidfd))
+
+    def _done_apart(self, request: str, name: str, pid: int, pidfd: int) -> None:
         self._unwatch(pidfd)
         os.close(pidfd)
         number = os.waitstatus_to_exitcode(self._reap(pid))
         if number:
-            self._refuse(request, OSError(number, os.strerror(number) if number > 0 else "killed", "discard"))
+            self._refuse(request, OSError(number, os.strerror(number) if number > 0 else "killed", "stores"))
         else:
             self._say(f"{request} ok {name}")
 

@@ -7,10 +7,9 @@ import os
 import signal
 import socket
 import sys
-from typing import NoReturn
+from collections.abc import Callable
 
 from sandbox import kernel
-from sandbox.launcher.stores import Stores
 
 
 def receive(report: socket.socket) -> tuple[bytes, list[int]]:
@@ -48,13 +47,16 @@ def end_orphans(init: int) -> None:
             kill(int(pid))
 
 
-def discard(kept: Stores, store: str, name: str) -> NoReturn:
-    """Be the child that removes an entry of a store; exits with the error's number."""
+def fork_for(work: Callable[[], None]) -> int:
+    """Do something in a child, which exits with 0 or the error's number; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
     status = 70  # EX_SOFTWARE
     try:
         kernel.set_parent_death_signal(signal.SIGKILL)
         sys.setrecursionlimit(100_000)  # a path may be as deep as a tenant could make it
-        kept.discard(store, name)
+        work()
         status = 0
     except OSError as error:
         status = error.errno or status

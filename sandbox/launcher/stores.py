@@ -42,15 +42,15 @@ class Stores:
         if uid:
             os.chown(name, uid, uid, dir_fd=directory, follow_symlinks=False)
 
-    def commit(self, staged: str, store: str, name: str) -> bool:
-        """Move a staged directory to its final name; False when something has that name already."""
+    def commit(self, staged: str, store: str, name: str) -> None:
+        """Move a staged directory to its final name; where that exists already the staged one is removed."""
         source, target = self._directories[STAGING], self._directories[store]
         try:
             kernel.rename_noreplace(source, _entry(staged), target, _entry(name))
         except FileExistsError:
-            return False
+            self.discard(STAGING, staged)
+            return
         os.fsync(target)
-        return True
 
     def has(self, store: str, name: str) -> bool:
         """Tell whether a store has an entry."""

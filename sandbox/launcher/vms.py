@@ -53,6 +53,7 @@ class VmRecord:
     is_network: bool
     limits: Limits
     group: Leaf | None
+    init: Leaf | None
     report: socket.socket
     request: str  # who waits for it; "" once its first container has been forked
     join: dict[str, int] = field(default_factory=dict)
@@ -100,7 +101,16 @@ def fork_vm(
         os.close(null)
     pidfd = kernel.pidfd_open(pid)
     return VmRecord(
-        id=vm_id, pid=pid, pidfd=pidfd, uid=uid, is_network=is_network, limits=limits, group=group, report=ours, request=request
+        id=vm_id,
+        pid=pid,
+        pidfd=pidfd,
+        uid=uid,
+        is_network=is_network,
+        limits=limits,
+        group=group,
+        init=init,
+        report=ours,
+        request=request,
     )
 
 
