@@ -10,6 +10,7 @@ would be called limited.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -107,6 +108,8 @@ class _Tried:
     def _user(self) -> Layer:
         def work() -> None:
             if not self.is_rootless:
+                with contextlib.suppress(OSError):  # told as what it is, below
+                    kernel.own_mounts()  # a VM has left a chroot by then
                 os.setgroups([])
                 os.setresgid(self.uid, self.uid, self.uid)
                 os.setresuid(self.uid, self.uid, self.uid)
@@ -201,14 +204,9 @@ def _try_pid() -> None:
     _in_pid_namespace(work)
 
 
-def _private_mounts() -> None:
-    kernel.unshare(kernel.NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-
-
 def _try_mount() -> None:
     """Mount a tmpfs, and bind a tree read-only onto it: what every VM's root is made of."""
-    _private_mounts()
+    kernel.own_mounts()
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")  # noqa: S108 - a private one
     os.mkdir("/tmp/usr")  # noqa: S108
     tree = kernel.open_tree(kernel.AT_FDCWD, "/usr", recursive=True)
@@ -234,7 +232,7 @@ def _try_uts() -> None:
 
 def _try_proc() -> None:
     def work() -> None:
-        _private_mounts()
+        kernel.own_mounts()
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID, "subset=pid,hidepid=invisible")
         if os.path.exists("/proc/meminfo"):
             raise OSError(1, "the kernel ignores subset=pid", "mount")

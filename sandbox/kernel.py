@@ -89,6 +89,25 @@ def set_hostname(name: str) -> None:
 # ---- mounts
 
 
+def own_mounts() -> None:
+    """Enter a mount namespace of one's own, private, whose root is the directory that this process has as its root.
+
+    In a chroot these are two: "/" need be no mount point then, and a user namespace is refused (EPERM in unshare(2)).
+    There the tree is attached over the namespace's root, which setns(2) to the own namespace makes the process's.
+    """
+    unshare(NEWNS)
+    here, tree = os.stat("/"), open_tree(AT_FDCWD, "/", recursive=True)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    setns(own, NEWNS)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    if not os.path.samestat(os.stat("/"), here):
+        move_mount(tree, "/")
+        setns(own, NEWNS)
+        mount(None, "/", None, MS_REC | MS_PRIVATE)
+    os.close(tree)
+    os.close(own)
+
+
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     """Mount a file system, or change propagation: mount(2)."""
     call("mount", _bytes(source), _bytes(target), _bytes(kind), flags, _bytes(options))

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _INSIDE = "/opt/pyfaas"  # where a build container finds the installers, wherever the host has them
-_UV_KEPT = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_INSECURE_HOST")
+_UV_KEPT = ("UV_INDEX_STRATEGY", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_INSECURE_HOST")
 _NET_KEPT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy")
 _TO_UV = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -54,6 +54,8 @@ def discover(environ: Mapping[str, str], home: str) -> Indexes:
         env["PIP_" + key.replace("-", "_").upper()] = value
         if uv_name := _TO_UV.get(key):
             env[uv_name] = _uv_list(uv_name, value)
+    if "extra-index-url" in pip:
+        env["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip takes the best of all its indexes: whoever set it up relies on that
     env.update({name: environ[name] for name in (*_UV_KEPT, *_NET_KEPT) if name in environ})
     uv, pip_path = _uv(), _pip()
     binds = {path for value in env.values() for path in _local_paths(value)}

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,12 +52,22 @@ def demo(
     root = examples or find_examples()
     place = Path(tempfile.mkdtemp(prefix="pyfaas-demo-"))
     try:
-        asyncio.run(_demo(report, root, place))
+        asyncio.run(_until_told(_demo(report, root, place)))
+    except asyncio.CancelledError:
+        raise typer.Exit(143) from None  # 128 + SIGTERM
     finally:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
     report.end()
     raise typer.Exit(1 if report.failed else 0)
+
+
+async def _until_told(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work; SIGTERM and SIGHUP cancel it, so that its server is stopped and its directory removed."""
+    task = asyncio.get_running_loop().create_task(work)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await task
 
 
 def find_examples() -> Path:

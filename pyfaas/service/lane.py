@@ -155,8 +155,8 @@ class Call:
         self.dispatcher.cancel(self)
 
     def pause(self) -> None:
-        """Stop taking items of a stream."""
-        if self.session is not None and not self.is_done:
+        """Stop taking items of a stream; not of one that is being closed, which would never read its end."""
+        if self.session is not None and not (self.is_done or self.is_cancelled):
             self.session.box.pause()
 
     def resume(self) -> None:

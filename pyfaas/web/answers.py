@@ -145,7 +145,7 @@ async def answer(service: Service, web_request: web.Request, request: Request, *
             assert sink.result is not None  # noqa: S101 - wait_head said so
             return whole(sink.result, debug=service.config.debug, under_url=under_url)
         return await _stream(web_request, running, sink)
-    except (asyncio.CancelledError, ConnectionResetError):
+    except asyncio.CancelledError:
         running.left()
         raise
 
@@ -164,13 +164,16 @@ async def _stream(web_request: web.Request, running: Running, sink: Stream) -> w
             response.headers.add(name, value)
     else:
         response.content_type = {"ndjson": "application/x-ndjson", "sse": "text/event-stream", "raw": "application/octet-stream"}[framing]
-    await response.prepare(web_request)
-    while (items := await sink.next()) is not None:
-        if not items and framing == "sse":
-            await response.write(b": still running\n\n")
-        elif items:
-            await response.write(b"".join(_framed(item, framing) for item in items))
-    await _end(web_request, response, sink, framing)
+    try:
+        await response.prepare(web_request)
+        while (items := await sink.next()) is not None:
+            if not items and framing == "sse":
+                await response.write(b": still running\n\n")
+            elif items:
+                await response.write(b"".join(_framed(item, framing) for item in items))
+        await _end(web_request, response, sink, framing)
+    except ConnectionResetError:
+        running.left()
     return response
 
 

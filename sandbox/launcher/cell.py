@@ -118,8 +118,7 @@ def _own_user_namespace() -> None:
 
 
 def _mounts(cell: Cell) -> None:
-    kernel.unshare(kernel.NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.own_mounts()
     data = kernel.open_tree(kernel.AT_FDCWD, cell.data)
     inside = [path for path in outermost(cell.needed) if path.startswith(cell.data + "/")]
     hidden = [path for path in outermost(cell.needed) if closed_parent(path) and path not in inside]

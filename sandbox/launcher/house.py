@@ -24,8 +24,7 @@ def build(options: LauncherOptions, entry: Entry, rehearse: Callable[[], None] |
     filters = {False: _read_all(options.plain_filter), True: _read_all(options.network_filter)}
     if not is_root:
         _become_root_of_a_user_namespace()
-    kernel.unshare(kernel.NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.own_mounts()
     if not is_root:
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     kernel.mount("tmpfs", options.root, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")

@@ -22,8 +22,7 @@ def main(uid: int, group: str, command: list[str]) -> None:
     if group != "-":
         for base in cgroups.detect().bases():
             Path(base, group, "cgroup.procs").write_text("0")
-    kernel.unshare(kernel.NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.own_mounts()
     needed = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), *filter(os.path.isdir, sys.path), command[-1]}
     hidden = [path for path in outermost(sorted(needed)) if closed_parent(path)]
     trees = [(path, kernel.open_tree(kernel.AT_FDCWD, path, recursive=True)) for path in hidden]
