@@ -55,11 +55,8 @@ def plain(result: Result) -> tuple[int, str, bytes, dict[str, str]]:
             invocationId=result.id,
         )
     else:
-        status, shown = problems.of_outcome(result.outcome, result.message, result.hint, result.evidence, result.id)
-    further = {}
-    if status in (429, 503):
-        further["Retry-After"] = str(max(1, round(result.retry_after or 1.0)))
-    return status, problems.CONTENT_TYPE, json.dumps(shown).encode(), further
+        status, shown = problems.of_outcome(result.outcome, result.message, result.hint, result.evidence, invocationId=result.id)
+    return status, problems.CONTENT_TYPE, json.dumps(shown).encode(), problems.retry_after(status, result.retry_after)
 
 
 def whole(result: Result, *, debug: bool = False, under_url: bool = False) -> web.Response:

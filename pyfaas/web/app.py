@@ -71,5 +71,5 @@ async def _as_problems(request: web.Request, handler: _Handler) -> web.StreamRes
     except ConnectionResetError:
         raise
     except Exception:  # the top of every request: a defect of ours is told as such, once, with its traceback in the log
-        log.exception("request_failed", extra={"method": request.method, "path": request.path})
-        return problems.response(PyfaasError(Code.INTERNAL, "the server failed", hint="the operator finds the cause in the log"))
+        log.exception("request_failed", extra={"where": f"{request.method} {request.path}"})
+        return problems.response(problems.internal())

@@ -24,7 +24,7 @@ _UNUSUAL = frozenset(
     b"transfer-encoding expect upgrade content-encoding trailer te http2-settings prefer idempotency-key range "
     b"content-location keep-alive proxy-connection pyfaas-stale pyfaas-sticky-key pyfaas-on-disconnect".split()
 )
-_ONCE = frozenset(b"host authorization content-length content-type pyfaas-timeout accept connection".split())
+_ONCE = frozenset(b"host authorization content-length content-type pyfaas-timeout traceparent accept connection".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,12 @@ class Head:
     length: int
     is_bytes: bool
     timeout_ms: int | None
-    is_kept: bool  # whether its bytes can come again: a traceparent makes each head its own
+    traceparent: str | None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its bytes can come again: a traceparent makes each head its own."""
+        return self.traceparent is None
 
 
 class _Collector:
@@ -87,7 +92,7 @@ def _meaning(found: _Collector) -> Head | None:
     if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive" or int(length) > MAX_BODY:
         return None
     timeout = headers.get(b"pyfaas-timeout")
-    kind = headers.get(b"content-type")
+    kind, trace = headers.get(b"content-type"), headers.get(b"traceparent")
     try:
         return Head(
             name=route[1].decode(),
@@ -96,7 +101,7 @@ def _meaning(found: _Collector) -> Head | None:
             length=int(length),
             is_bytes=not is_json(kind.decode("latin-1") if kind is not None else None),
             timeout_ms=timeout_of({"Pyfaas-Timeout": timeout.decode("latin-1")}) if timeout is not None else None,
-            is_kept=b"traceparent" not in headers,
+            traceparent=trace.decode("latin-1") if trace is not None else None,
         )
     except PyfaasError:
         return None  # aiohttp's way tells what is wrong
