@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,17 +33,13 @@ STORES = ("code", "kept", "staging")
 _PATIENCE_S = 20.0
 
 
-@dataclass(frozen=True, slots=True)
 class Refused(Exception):
     """What a probe met instead of a result."""
 
-    error: str
-    errno: int | None
-    text: str
-
-    def __str__(self) -> str:
-        """Show what a test matches against."""
-        return f"{self.error} {self.errno}: {self.text}"
+    def __init__(self, error: str, errno: int | None, text: str) -> None:
+        """Keep the error's type, number and text."""
+        self.error, self.errno, self.text = error, errno, text
+        super().__init__(f"{error} {errno}: {text}")
 
 
 class Rig:
