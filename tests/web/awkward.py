@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.web.fake_service import GOOD, ID
-
+GOOD = b"Bearer pf_all"  # of the fake service
 EVENT = b'{"n": 1}'
 
 
@@ -264,6 +263,3 @@ async def talk(port: int, case: Case) -> Talk:
     finally:
         await client.close()
     return found
-
-
-__all__ = ["CASES", "ID", "Case", "Client", "Reply", "Talk", "call", "get", "put", "talk"]
