@@ -248,8 +248,7 @@ class Dispatcher:
     def _cut(self, entry: Entry, version: Version) -> None:
         for pointer in entry.pointers_to(version.number):
             if entry.current(pointer) == version.number and entry.cut.get(pointer) != version.number:
-                entry.cut[pointer] = version.number
-                entry.routes.clear()
+                entry.cut_over(pointer, version.number)
 
     def _old_busy(self, lane: Lane) -> int:
         return sum(other.busy for other in self.fleet.lanes.values() if other.entry is lane.entry and other is not lane)

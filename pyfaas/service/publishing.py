@@ -44,7 +44,6 @@ class Publisher:
         self._gate = asyncio.Semaphore(config.builds)
         self._running: dict[tuple[FunctionId, int], asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
-        self.changed = asyncio.Condition()
 
     def resume(self) -> int:
         """Start what an earlier server left unprepared; returns how many."""
@@ -194,8 +193,6 @@ class Publisher:
         version = replace(version, withdrawn=current.withdrawn, deleted=current.deleted)
         await self._store.set_version(version)
         entry.put(version)
-        async with self.changed:
-            self.changed.notify_all()
         return version
 
 

@@ -7,8 +7,7 @@ about the function changed, and are dropped by every change.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyfaas.decisions.access import check_token
@@ -20,7 +19,7 @@ from pyfaas.ports import Snapshot
 class Entry:
     """A function with its versions and pointers, and what the dispatcher keeps beside it."""
 
-    __slots__ = ("cut", "function", "highest", "moves", "routes", "running", "versions")
+    __slots__ = ("cut", "function", "highest", "moves", "routes", "running", "versions", "watchers")
 
     def __init__(self, function: Function) -> None:
         """Begin without versions."""
@@ -31,6 +30,7 @@ class Entry:
         self.cut: dict[str, int] = {}  # pointer → version whose cut-over is complete
         self.routes: dict[str | None, Any] = {}  # qualifier → lane, for calls that need no decision
         self.running = 0  # runs admitted now, of the function's own tenant key
+        self.watchers: set[Callable[[], None]] = set()  # who waits for a change of its versions or pointers
 
     def newest(self) -> Version | None:
         """Return the newest living version."""
@@ -40,12 +40,23 @@ class Entry:
         """Take in a new or changed version."""
         self.versions[version.number] = version
         self.highest = max(self.highest, version.number)
-        self.routes.clear()
+        self.changed()
 
     def move(self, move: PointerMove) -> None:
         """Take in a pointer's move."""
         self.moves.setdefault(move.pointer, []).append(move)
+        self.changed()
+
+    def cut_over(self, pointer: str, number: int) -> None:
+        """Take note that a pointer's version has taken over."""
+        self.cut[pointer] = number
+        self.changed()
+
+    def changed(self) -> None:
+        """Drop what was decided from the old state, and wake who waits for a new one."""
         self.routes.clear()
+        for watcher in list(self.watchers):
+            watcher()
 
     def current(self, pointer: str) -> int | None:
         """Return the version a pointer names now."""
@@ -168,8 +179,3 @@ class Registry:
             for version in entry.versions.values():
                 if not version.deleted:
                     yield entry, version
-
-
-def changed(version: Version, **fields: Any) -> Version:
-    """Return the version with some fields replaced."""
-    return replace(version, **fields)

@@ -142,11 +142,17 @@ class Service:
         """Show a version once it failed, or is ready and cut over; or as it stands after `wait_s`."""
         entry = self._own(caller, name)
         until = self._clock.monotonic() + wait_s
-        while not self._is_settled(entry, self.registry.version(entry, number)):
-            left = until - self._clock.monotonic()
-            if left <= 0:
-                break
-            await asyncio.sleep(min(left, 0.01))
+        moved = asyncio.Event()
+        entry.watchers.add(moved.set)
+        try:
+            while not self._is_settled(entry, self.registry.version(entry, number)):
+                moved.clear()
+                async with asyncio.timeout(until - self._clock.monotonic()):
+                    await moved.wait()
+        except TimeoutError:
+            pass  # as it stands
+        finally:
+            entry.watchers.discard(moved.set)
         return self.version(caller, name, number)
 
     def _is_settled(self, entry: Entry, version: Version) -> bool:
