@@ -44,6 +44,7 @@ class Dispatcher:
         self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
         self.is_draining = False
         self._awaiting: dict[tuple[FunctionId, int], list[tuple[Call, float]]] = {}
+        self._cutting: dict[Lane, None] = {}  # lanes that are being loaded beside the ones that run
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
         fleet.finish, fleet.loaded = self._finish, self._lane_loaded
@@ -81,6 +82,8 @@ class Dispatcher:
         self.fleet.upkeep(now)
         if self._awaiting:
             self._sweep_awaiting(now)
+        for lane in list(self._cutting):  # what the old version keeps busy changes without a load
+            self._lane_loaded(lane)
         if self._ticks % 50 == 0:
             self.fleet.age(now)
             self._sweep_waiting(now)
@@ -235,6 +238,7 @@ class Dispatcher:
             for lane in self.fleet.lanes.values()
         ):
             lane = self.lane(entry, version)
+            self._cutting[lane] = None
             self.fleet.preload(lane, min(_PRELOAD, max(1, self._old_busy(lane))))
             self._lane_loaded(lane)
         else:
@@ -242,7 +246,9 @@ class Dispatcher:
 
     def _lane_loaded(self, lane: Lane) -> None:
         """Complete the cut-over once the new version has as many containers as the old one keeps busy."""
-        if lane.ahead == 0 or lane.containers - lane.coming >= max(1, self._old_busy(lane)):
+        if lane in self._cutting and (lane.ahead == 0 or lane.containers - lane.coming >= max(1, self._old_busy(lane))):
+            del self._cutting[lane]
+            lane.ahead = 0
             self._cut(lane.entry, lane.version)
 
     def _cut(self, entry: Entry, version: Version) -> None:

@@ -237,6 +237,7 @@ class Fleet:
                 self.finish(call, self.finisher.init_failed(call, error, took))
         else:
             self._next(session, now)
+        self.pump(lane)
         self.loaded(lane)
 
     def _finished(self, session: Session, answer: Answer | None, rest: bytes, ending: Ending | None) -> None:

@@ -6,8 +6,8 @@ two. aiohttp stands behind: it gets whole messages, or whole connections, and a 
 
 Idle time, shutdown and write flow control are the front's. One beat a second closes what was silent for too long: a
 connection between requests, or in the middle of a head; a body that stops coming is `event.read_body`'s to end.
-Of aiohttp only public names are touched: `runner.server`, that protocol's asyncio.Protocol methods, `request.protocol`,
-and `StreamResponse.prepare`, `write_eof`, `keep_alive`.
+Of aiohttp only public names are touched: `runner.server`, `RequestHandler` and its asyncio.Protocol methods and
+`handle_error`, `request.protocol`, and `StreamResponse.prepare`, `write_eof`, `keep_alive`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from typing import Any
 from aiohttp import web
 
 from pyfaas.config import Config
+from pyfaas.contract import STATUS
+from pyfaas.errors import Code, PyfaasError
 from pyfaas.service.service import Service
+from pyfaas.web import problems
 from pyfaas.web.app import build_app
 from pyfaas.web.connection import Connection, Shared, State
 from pyfaas.web.replies import Replies
@@ -29,7 +32,10 @@ from pyfaas.web.replies import Replies
 IDLE_S = 75  # a connection may be silent between requests, or take to send a head
 _LINGER_S = 5.0  # what still comes after an early answer is thrown away: a reset would hide the answer
 _SHUTDOWN_S = 2.0  # for what aiohttp still serves when the grace is over
+_UNREADABLE_HINT = "the connection is closed; send HTTP/1.1 with one length and no stray bytes"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger(__name__)
 
 
 class Site:
@@ -38,14 +44,7 @@ class Site:
     def __init__(self, service: Service, config: Config) -> None:
         """Prepare aiohttp behind the front."""
         self._replies = Replies(debug=config.debug)
-        self.runner = web.AppRunner(
-            build_app(service, self._middleware()),
-            access_log=None,
-            keepalive_timeout=1e9,  # idle time is the front's; 0 is not "off"
-            lingering_time=_LINGER_S,
-            shutdown_timeout=_SHUTDOWN_S,
-            logger=_one_line_logger(),
-        )
+        self.runner = web.AppRunner(build_app(service, self._middleware()), shutdown_timeout=_SHUTDOWN_S)
         self.shared = Shared(service, self._replies, self._protocol)
         self._server: asyncio.Server
         self._timer: asyncio.TimerHandle
@@ -93,7 +92,15 @@ class Site:
         self._timer = asyncio.get_running_loop().call_later(1.0, self._second)
 
     def _protocol(self) -> Any:
-        return self.runner.server()  # type: ignore[misc]
+        server = self.runner.server
+        assert server is not None  # noqa: S101 - `open` has set it up
+        return _Behind(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type] # as AppRunner gives it
+            keepalive_timeout=1e9,  # idle time is the front's; 0 is not "off"
+            lingering_time=_LINGER_S,
+        )
 
     def _middleware(self) -> Any:
         @web.middleware
@@ -123,23 +130,25 @@ async def start(service: Service, config: Config, listen: socket.socket) -> Site
     return site
 
 
-class _OneLine(logging.Filter):
-    """What cannot be parsed is the sender's mistake: one line says so, without a traceback of ours."""
+class _Behind(web.RequestHandler):
+    """aiohttp's protocol, with our words for what it cannot read: one line in the log, and a problem document."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Reduce aiohttp's report of a bad request to one line."""
-        if str(record.msg).startswith("Error handling request"):
-            error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-            record.reason = str(error).partition("\n")[0]
-            record.msg, record.args, record.exc_info = "unreadable_request", (), None
-            record.levelno, record.levelname = logging.WARNING, "WARNING"
-        return True
+    __slots__ = ()
 
-
-_ONE_LINE = _OneLine()
-
-
-def _one_line_logger() -> logging.Logger:
-    logger = logging.getLogger("pyfaas.web.aiohttp")
-    logger.addFilter(_ONE_LINE)
-    return logger
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what no handler answered; raises ConnectionError when an answer has begun."""
+        if status == STATUS[Code.INVALID_REQUEST]:
+            reason = (message or str(exc)).strip().partition("\n")[0].rstrip(": ")[:200]
+            log.warning("unreadable_request", extra={"reason": reason, "client": request.remote})
+            error = PyfaasError(Code.INVALID_REQUEST, f"the request cannot be read: {reason}", hint=_UNREADABLE_HINT)
+        else:
+            log.error("request_failed", exc_info=exc, extra={"where": "aiohttp"})
+            error = problems.internal()
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun; there is no room for another")
+        response = problems.response(error)
+        response.headers.update({"Server": "pyfaas", "X-Content-Type-Options": "nosniff"})
+        response.force_close()
+        return response

@@ -284,3 +284,23 @@ async def test_every_call_ends_once_whatever_happens(benches: list[Bench], seed:
     assert bench.dispatcher.calls_now() == 0
     assert all(entry.running == 0 for entry in bench.registry.entries.values())
     assert all(len({box.code for box in [c]}) <= 1 for c in bench.workers.containers.values())
+
+
+async def test_cut_over_completes_without_further_calls(benches: list[Bench]) -> None:
+    """What the old version keeps busy may end after the new one was loaded: the cut-over then completes by itself."""
+    bench = await opened(benches, max_containers=5)
+    old = [bench.call() for _ in range(3)]
+    await settle(bench)
+    publish(bench, VersionState.READY)
+    entry = bench.registry.entries[FunctionId(A)]
+    bench.dispatcher.prepared(entry, entry.versions[2])
+    newer = bench.call(qualifier="2")
+    await settle(bench, 40)
+    for _ in range(8):
+        for box in bench.workers.running():
+            box.answer()
+        await settle(bench)
+    await asyncio.sleep(0.1)
+    assert [sink.result.executed for sink in old] == [1] * 3
+    assert newer.result.executed == 2
+    assert entry.cut["latest"] == 2
