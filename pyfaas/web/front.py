@@ -149,6 +149,6 @@ class _Behind(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun; there is no room for another")
         response = problems.response(error)
-        response.headers.update({"Server": "pyfaas", "X-Content-Type-Options": "nosniff"})
+        response.headers.update({"Server": "pyfaas", "X-Content-Type-Options": "nosniff", "Connection": "close"})
         response.force_close()
         return response

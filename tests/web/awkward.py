@@ -135,8 +135,9 @@ CASES: dict[str, Case] = {
     "chunked in pieces": Case(tuple(_chunked(b'{"n"', b": 4}")), runs=1),
     "chunked then call": _one(b"".join(_chunked(b'{"n"', b": 4}")) + call(), 2, 2),
     "chunk size is no number": _one(_chunked()[0] + b"zz\r\n12\r\n0\r\n\r\n"),
-    "half closed": Case((call(),), ends_input=True),
-    "connection: close": _one(call(EVENT, b"Connection: close\r\n") + call(), 2, 1),
+    "half closed while it runs": Case((call(b'{"sleep": 9}'),), ends_input=True, runs=1),
+    "connection: close": _one(call(EVENT, b"Connection: close\r\n"), 2, 1),
+    "call behind connection: close": _one(call(EVENT, b"Connection: close\r\n") + call(), 2, 0),
     "get, connection: close": _one(get(b"/healthz", b"Connection: close\r\n") + call(), 2, 0),
     "garbage after the body": _one(call() + b"garbage\r\n\r\n", 2, 1),
     "bad header name": _one(call(EVENT, b"X(A): b\r\n"), runs=0),
@@ -252,6 +253,7 @@ async def talk(port: int, case: Case) -> Talk:
     try:
         await client.send(*case.segments)
         if case.ends_input:
+            await asyncio.sleep(0.05)
             client.writer.write_eof()
         is_head = case.segments[0].startswith(b"HEAD")
         while len(found.replies) < case.answers and (reply := await client.reply(is_head=is_head)) is not None:
