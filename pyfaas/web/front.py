@@ -108,7 +108,6 @@ class Site:
             connection = self.shared.lent.get(request.protocol)
             if connection is None:
                 return await handler(request)
-            request["connection"] = connection
             connection.working += 1
             try:
                 response = await handler(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -32,8 +33,7 @@ async def test_the_front_answers_as_aiohttp(name: str) -> None:
     """The answers, the calls that ran, and whether the connection stays open are the same on both ways."""
     case = CASES[name]
     async with front() as ours, plain() as theirs:
-        there = await talk(theirs.port, case)
-        here = await talk(ours.port, case)
+        here, there = await asyncio.gather(talk(ours.port, case), talk(theirs.port, case))
         if name in _BETTER:
             assert [reply.status for reply in here.replies] == _BETTER[name] != [reply.status for reply in there.replies]
         else:
