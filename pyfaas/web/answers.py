@@ -1,23 +1,23 @@
-"""Results as HTTP: status, headers and body of a call that ended, and streams as they are produced."""
+"""Results of calls as HTTP: status, headers and body of what ended, and of what a function shaped itself under /f/."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from pyfaas.calls import Request, Result, Running
-from pyfaas.contract import STATUS
+from pyfaas.calls import Result
+from pyfaas.contract import OUTCOME_STATUS, STATUS
 from pyfaas.model import Outcome
-from pyfaas.service.service import Service
 from pyfaas.web import problems
 
-_HIGH, _LOW = 64, 16  # items kept for a slow client before the function is paused, and when it goes on
-_COMMENT_S = 15.0
-_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "server", "date", "te", "trailer"})
+_OURS = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "server", "date", "te", "trailer"})
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_MAX_OWN_HEADERS, _MAX_OWN_BYTES = 128, 32 << 10
 
 
 def headers_of(result: Result, *, debug: bool = False) -> dict[str, str]:
@@ -42,163 +42,81 @@ def plain(result: Result) -> tuple[int, str, bytes, dict[str, str]]:
     if result.kind == "bytes":
         return 200, "application/octet-stream", result.body, {}
     if result.kind == "error":
-        return (500 if result.outcome is Outcome.ERROR else 502), "application/json", result.body, {}
-    if result.code is not None:
-        status = STATUS[result.code]
-        shown = problems.document(
-            result.code.value,
-            status,
-            result.message,
-            fault=result.code.fault.value,
-            hint=result.hint,
-            evidence=result.evidence,
-            invocationId=result.id,
-        )
-    else:
-        status, shown = problems.of_outcome(result.outcome, result.message, result.hint, result.evidence, invocationId=result.id)
+        return OUTCOME_STATUS[result.outcome], "application/json", result.body, {}
+    status, shown = problem_of(result)
     return status, problems.CONTENT_TYPE, json.dumps(shown).encode(), problems.retry_after(status, result.retry_after)
+
+
+def problem_of(result: Result) -> tuple[int, dict[str, Any]]:
+    """Return status and problem document of a call that did not end well; an `error`'s data are members of it."""
+    if result.code is None:
+        data = json.loads(result.body) if result.kind == "error" else {}
+        message = result.message or str(data.get("errorMessage", ""))
+        return problems.of_outcome(result.outcome, message, result.hint, result.evidence, **{"invocationId": result.id, **data})
+    status = STATUS[result.code]
+    return status, problems.document(
+        result.code.value,
+        status,
+        result.message,
+        fault=result.code.fault.value,
+        hint=result.hint,
+        evidence=result.evidence,
+        invocationId=result.id,
+    )
 
 
 def whole(result: Result, *, debug: bool = False, under_url: bool = False) -> web.Response:
     """Return a call's result as one answer; `under_url` is for /f/, where the function shapes it itself."""
     headers = headers_of(result, debug=debug)
-    if result.kind == "http" and result.http is not None and under_url:
-        response = web.Response(status=int(result.http["status"]), body=result.body)
-        for name, value in _own_headers(result.http):
-            response.headers.add(name, value)
+    if result.kind == "http" and under_url:
+        head = own_head(result.http or {})
+        if head is None:
+            return not_http(headers)
+        response = web.Response(status=head[0], body=result.body)
+        put_headers(response, head[1])
         response.headers.update(headers)
         return response
     status, kind, body, further = plain(result)
     return web.Response(status=status, body=body, content_type=kind, headers={**headers, **further})
 
 
-def _own_headers(head: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the headers that a function gave, without those that belong to the connection."""
-    pairs = [(str(k), str(v)) for k, v in head.get("headers", [])]
-    return [(k, v) for k, v in pairs if k.lower() not in _HOP and not k.lower().startswith("pyfaas-") and "\n" not in v and "\r" not in v]
+def own_head(head: Mapping[str, Any]) -> tuple[int, list[tuple[str, str]]] | None:
+    """Return the status and headers that a function gave, without those that belong to the connection or to us.
+
+    None when they cannot be sent: what comes out of a container is not trusted to be HTTP.
+    """
+    status, given = head.get("status", 200), head.get("headers", [])
+    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599 or not isinstance(given, list):
+        return None
+    pairs: list[tuple[str, str]] = []
+    for pair in given:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            return None
+        name, value = pair
+        if not _TOKEN.fullmatch(name) or _CONTROL.search(value):
+            return None
+        if name.lower() not in _OURS and not name.lower().startswith("pyfaas-"):
+            pairs.append((name, value))
+    if len(pairs) > _MAX_OWN_HEADERS or sum(len(name) + len(value) for name, value in pairs) > _MAX_OWN_BYTES:
+        return None
+    return status, pairs
 
 
-class Stream:
-    """A sink that hands a streamed answer to one task, pausing the function while the client is slow."""
-
-    def __init__(self) -> None:
-        """Begin with nothing to hand on."""
-        self.running: Running | None = None
-        self.first: Mapping[str, Any] | None = None
-        self.result: Result | None = None
-        self._items: list[bytes] = []
-        self._wake = asyncio.Event()
-        self._is_paused = False
-
-    def head(self, call: Running, head: Mapping[str, Any]) -> None:
-        """Take the start of the answer."""
-        self.first = head
-        self._wake.set()
-
-    def item(self, item: bytes) -> None:
-        """Take a piece."""
-        self._items.append(item)
-        if len(self._items) >= _HIGH and not self._is_paused and self.running is not None:
-            self._is_paused = True
-            self.running.pause()
-        self._wake.set()
-
-    def done(self, result: Result) -> None:
-        """Take the end."""
-        self.result = result
-        self._wake.set()
-
-    async def wait_head(self) -> bool:
-        """Wait until the answer has begun (True) or ended without streaming (False)."""
-        while self.first is None and self.result is None:
-            await self._wake.wait()
-            self._wake.clear()
-        return self.first is not None
-
-    async def next(self) -> list[bytes] | None:
-        """Wait for pieces; None after the last one; an empty list after some quiet seconds."""
-        while not self._items:
-            if self.result is not None:
-                return None
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(_COMMENT_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        items, self._items = self._items, []
-        if self._is_paused and self.running is not None:
-            self._is_paused = False
-            self.running.resume()
-        return items
+def put_headers(response: web.StreamResponse, pairs: list[tuple[str, str]]) -> None:
+    """Set a function's headers on an answer: the first of a name replaces ours, further ones are added."""
+    for name in {name.lower() for name, _ in pairs}:
+        response.headers.pop(name, None)
+    for name, value in pairs:
+        response.headers.add(name, value)
 
 
-async def answer(service: Service, web_request: web.Request, request: Request, *, under_url: bool = False) -> web.StreamResponse:
-    """Run a call and answer it, whole or as a stream; a client that leaves ends what it alone waits for."""
-    sink = Stream()
-    running = sink.running = service.submit(request, sink)
-    try:
-        if not await sink.wait_head():
-            assert sink.result is not None  # noqa: S101 - wait_head said so
-            return whole(sink.result, debug=service.config.debug, under_url=under_url)
-        return await _stream(web_request, running, sink)
-    except asyncio.CancelledError:
-        running.left()
-        raise
-
-
-async def _stream(web_request: web.Request, running: Running, sink: Stream) -> web.StreamResponse:
-    head = sink.first or {}
-    framing = _framing(head, web_request.headers.get("Accept", ""))
-    response = web.StreamResponse(status=int(head.get("status", 200)))
-    response.headers["Pyfaas-Invocation-Id"] = running.id
-    if running.requested is not None:
-        response.headers["Pyfaas-Requested-Version"] = str(running.requested)
-    if running.executed is not None:
-        response.headers["Pyfaas-Executed-Version"] = str(running.executed)
-    if framing == "http":
-        for name, value in _own_headers(head):
-            response.headers.add(name, value)
-    else:
-        response.content_type = {"ndjson": "application/x-ndjson", "sse": "text/event-stream", "raw": "application/octet-stream"}[framing]
-    try:
-        await response.prepare(web_request)
-        while (items := await sink.next()) is not None:
-            if not items and framing == "sse":
-                await response.write(b": still running\n\n")
-            elif items:
-                await response.write(b"".join(_framed(item, framing) for item in items))
-        await _end(web_request, response, sink, framing)
-    except ConnectionResetError:
-        running.left()
-    return response
-
-
-async def _end(web_request: web.Request, response: web.StreamResponse, sink: Stream, framing: str) -> None:
-    result = sink.result
-    if result is not None and result.outcome is not Outcome.OK:
-        shown = json.loads(result.body) if result.kind == "error" else json.loads(plain(result)[2])
-        if framing == "ndjson":
-            await response.write(json.dumps({"$error": shown}).encode() + b"\n")
-        elif framing == "sse":
-            await response.write(b"event: error\ndata: " + json.dumps(shown).encode() + b"\n\n")
-        elif web_request.transport is not None:
-            web_request.transport.abort()  # a broken chunked body: the only way to say it in the middle of bytes
-            return
-    await response.write_eof()
-
-
-def _framing(head: Mapping[str, Any], accept: str) -> str:
-    if head.get("kind") == "http":
-        return "http"
-    if head.get("kind") == "bytes" or accept in ("application/octet-stream", "text/plain"):
-        return "raw"
-    return "sse" if "text/event-stream" in accept else "ndjson"
-
-
-def _framed(item: bytes, framing: str) -> bytes:
-    if framing == "ndjson":
-        return item + b"\n"
-    if framing == "sse":
-        return b"data: " + item + b"\n\n"
-    return item
+def not_http(headers: Mapping[str, str]) -> web.Response:
+    """Return the answer for a function whose own answer cannot be sent."""
+    status, shown = problems.of_outcome(
+        Outcome.CRASHED,
+        "the function's answer is no HTTP answer",
+        "status is a number from 200 to 599, headers are pairs of text without line breaks",
+        {},
+        invocationId=headers.get("Pyfaas-Invocation-Id"),
+    )
+    return web.Response(status=status, body=json.dumps(shown).encode(), content_type=problems.CONTENT_TYPE, headers=headers)

@@ -1,4 +1,4 @@
-"""The aiohttp application: the table of routes, one middleware that authenticates, and errors as problems."""
+"""The aiohttp application: the table of routes, who asks, and errors as problems."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
+from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.service.service import Service
-from pyfaas.web import problems
+from pyfaas.web import asked, problems
+from pyfaas.web.event import check_length
 from pyfaas.web.routes import ROUTES, Route
 
 log = logging.getLogger(__name__)
@@ -21,10 +24,11 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def build_app(service: Service, *further: Any) -> web.Application:
     """Return the application; `further` middlewares come outermost."""
-    app = web.Application(middlewares=[*further, _as_problems], client_max_size=service.config.bundle_packed + (1 << 20))
+    config = service.config
+    app = web.Application(middlewares=[*further, _as_problems], client_max_size=config.bundle_packed + (1 << 20))
     app.on_response_prepare.append(_sign)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _bound(service, route))
+        app.router.add_route(route.method, route.path, _bound(service, route), expect_handler=_expected(config, route))
     return app
 
 
@@ -33,10 +37,30 @@ def _bound(service: Service, route: Route) -> _Handler:
         caller = _caller(service, request, is_needed=route.scope is not None)
         if route.scope is not None and caller is not None:
             require(caller, route.scope)
+        if not route.is_url:
+            asked.check_path(request)
         answer = await route.handler(service, request, caller)
         return answer if isinstance(answer, web.StreamResponse) else web.json_response(answer)
 
     return handle
+
+
+def _expected(config: Config, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """Return what answers `Expect: 100-continue`: go on, unless the body is too large for this route."""
+    limit = (config.bundle_packed << 1) if route.method == "PUT" else config.sync_payload
+
+    async def answer(request: web.Request) -> web.StreamResponse | None:
+        try:
+            check_length(request, limit, "bundle_packed" if route.method == "PUT" else "sync_payload")
+        except PyfaasError as error:
+            return problems.response(error)
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            return problems.response(PyfaasError(Code.INVALID_HEADER, "Expect: only 100-continue is known"))
+        if request.transport is not None and request.version >= (1, 1):
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    return answer
 
 
 def _caller(service: Service, request: web.Request, *, is_needed: bool) -> Caller | None:
@@ -59,17 +83,28 @@ async def _as_problems(request: web.Request, handler: _Handler) -> web.StreamRes
         return await handler(request)
     except PyfaasError as error:
         return problems.response(error)
-    except web.HTTPNotFound:
-        return problems.response(PyfaasError(Code.NOT_FOUND, f"there is nothing at {request.path[:200]}", hint="GET / tells where things are"))
-    except web.HTTPMethodNotAllowed as error:
-        message = f"{request.method} is not possible here; {', '.join(sorted(error.allowed_methods))} are"
-        response = problems.response(PyfaasError(Code.METHOD_NOT_ALLOWED, message))
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return response
     except web.HTTPException as error:
-        return problems.response(PyfaasError(Code.INVALID_REQUEST, error.reason))
+        return _of_http(request, error)
+    except (HttpProcessingError, web.RequestPayloadError) as error:
+        message = f"the body cannot be read: {str(error).partition(chr(10))[0][:200]}"
+        return problems.response(PyfaasError(Code.INVALID_REQUEST, message))
     except ConnectionResetError:
         raise
     except Exception:  # the top of every request: a defect of ours is told as such, once, with its traceback in the log
         log.exception("request_failed", extra={"where": f"{request.method} {request.path}"})
         return problems.response(problems.internal())
+
+
+def _of_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """Turn what aiohttp raised into a problem document."""
+    if isinstance(error, web.HTTPNotFound):
+        is_url = request.path.startswith("/f/")
+        hint = "a function's URL is /f/ACCOUNT/NAME/, with the last slash" if is_url else "GET / tells where things are"
+        return problems.response(PyfaasError(Code.NOT_FOUND, f"there is nothing at {request.path[:200]}", hint=hint))
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        possible = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.method} is not possible here; {possible} are"
+        response = problems.response(PyfaasError(Code.METHOD_NOT_ALLOWED, message))
+        response.headers["Allow"] = possible
+        return response
+    return problems.response(PyfaasError(Code.INVALID_REQUEST, error.reason))

@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
                     name=head.name,
                     qualifier=head.qualifier,
                     body=body or b"{}",
-                    is_bytes=head.is_bytes,
+                    is_bytes=head.is_bytes and bool(body),
                     timeout_ms=head.timeout_ms,
                     traceparent=head.traceparent,
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -12,7 +12,8 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.names import check_qualifier, parse_duration
 
-_DISCARD_S = 5.0  # a reset would hide the answer
+_STALL_S = 30.0  # a body that stops coming for this long is given up
+_MAX_STICKY_KEY = 256
 _CURLS_DEFAULT = "application/x-www-form-urlencoded"
 
 
@@ -24,19 +25,38 @@ def is_json(content_type: str | None) -> bool:
     return kind == "" or kind.endswith("json") or kind == _CURLS_DEFAULT
 
 
+async def chunks(read: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    """Yield what `read` gives until it gives nothing; raises invalid_request when nothing comes for long."""
+    while True:
+        try:
+            async with asyncio.timeout(_STALL_S):
+                chunk = await read()
+        except TimeoutError:
+            raise PyfaasError(Code.INVALID_REQUEST, f"nothing of the body came for {_STALL_S:.0f} s") from None
+        if not chunk:
+            return
+        yield chunk
+
+
 async def read_body(request: web.Request, limit: int, key: str) -> bytes:
-    """Read a body up to a limit; raises payload_too_large early, after throwing away what still comes for a while."""
-    if request.content_length is not None and request.content_length > limit:
-        await _discard(request)
-        raise too_large(limit, request.content_length, key)
-    chunks, size = [], 0
-    async for chunk in request.content.iter_any():
+    """Read a body up to a limit; raises payload_too_large as soon as that is clear.
+
+    What still comes is thrown away after the answer, for a while (`lingering_time`): a reset would hide the answer.
+    """
+    check_length(request, limit, key)
+    pieces, size = [], 0
+    async for chunk in chunks(request.content.readany):
         size += len(chunk)
         if size > limit:
-            await _discard(request)
             raise too_large(limit, size, key)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        pieces.append(chunk)
+    return b"".join(pieces)
+
+
+def check_length(request: web.Request, limit: int, key: str) -> None:
+    """Raise payload_too_large when a body's announced length is over a limit."""
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large(limit, request.content_length, key)
 
 
 def too_large(limit: int, observed: int, key: str) -> PyfaasError:
@@ -45,15 +65,6 @@ def too_large(limit: int, observed: int, key: str) -> PyfaasError:
     return PyfaasError(
         Code.PAYLOAD_TOO_LARGE, f"the body has {observed} bytes or more; {limit} are allowed", hint=f"the operator can raise {key}", evidence=evidence
     )
-
-
-async def _discard(request: web.Request) -> None:
-    try:
-        async with asyncio.timeout(_DISCARD_S):
-            async for _ in request.content.iter_any():
-                continue
-    except TimeoutError:
-        return
 
 
 def call_request(
@@ -68,16 +79,19 @@ def call_request(
     leaving = headers.get("Pyfaas-On-Disconnect", "finish")
     if leaving not in ("finish", "cancel"):
         raise PyfaasError(Code.INVALID_HEADER, f"Pyfaas-On-Disconnect: {leaving!r} is neither finish nor cancel")
+    sticky = headers.get("Pyfaas-Sticky-Key")
+    if sticky is not None and not 0 < len(sticky) <= _MAX_STICKY_KEY:
+        raise PyfaasError(Code.INVALID_HEADER, f"Pyfaas-Sticky-Key must have 1 to {_MAX_STICKY_KEY} characters")
     return Request(
         caller=caller,
         name=name,
         qualifier=check_qualifier(qualifier) if qualifier is not None else None,
         body=body or b"{}",
-        is_bytes=not is_json(headers.get("Content-Type")),
+        is_bytes=bool(body) and not is_json(headers.get("Content-Type")),
         wants_stream=wants_stream,
         timeout_ms=timeout_of(headers),
         stale=stale,
-        sticky_key=headers.get("Pyfaas-Sticky-Key"),
+        sticky_key=sticky,
         traceparent=headers.get("traceparent"),
         cancel_on_disconnect=leaving == "cancel",
     )
@@ -95,3 +109,9 @@ def timeout_of(headers: Mapping[str, str]) -> int | None:
     if millis <= 0:
         raise PyfaasError(Code.INVALID_HEADER, "Pyfaas-Timeout must be above 0")
     return millis
+
+
+def prefers_async(headers: Mapping[str, str]) -> bool:
+    """Tell whether Prefer (RFC 7240) asks to be answered before the call has run."""
+    preferences = headers.get("Prefer", "").lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)

@@ -28,6 +28,7 @@ from pyfaas.web import problems
 from pyfaas.web.app import build_app
 from pyfaas.web.connection import Connection, Shared, State
 from pyfaas.web.replies import Replies
+from pyfaas.web.streams import LENT
 
 IDLE_S = 75  # a connection may be silent between requests, or take to send a head
 _LINGER_S = 5.0  # what still comes after an early answer is thrown away: a reset would hide the answer
@@ -44,8 +45,10 @@ class Site:
     def __init__(self, service: Service, config: Config) -> None:
         """Prepare aiohttp behind the front."""
         self._replies = Replies(debug=config.debug)
-        self.runner = web.AppRunner(build_app(service, self._middleware()), shutdown_timeout=_SHUTDOWN_S)
+        app = build_app(service, self._middleware())
+        self.runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S)
         self.shared = Shared(service, self._replies, self._protocol)
+        app[LENT] = self.shared.lent
         self._server: asyncio.Server
         self._timer: asyncio.TimerHandle
 

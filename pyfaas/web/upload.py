@@ -17,10 +17,8 @@ _FRAMING_BYTES = 64 * 1024  # what multipart adds
 async def read_upload(request: web.Request, limit: int) -> tuple[dict[str, Any], bytes]:
     """Read a multipart publication; raises invalid_request, or payload_too_large as soon as that is clear."""
     if not request.content_type.startswith("multipart/"):
-        await event.read_body(request, limit, "bundle_packed")
         raise PyfaasError(Code.INVALID_REQUEST, "a publication is multipart/form-data with the parts config and code")
-    if request.content_length is not None and request.content_length > limit + _CONFIG_BYTES + _FRAMING_BYTES:
-        await event.read_body(request, limit, "bundle_packed")
+    event.check_length(request, limit + _CONFIG_BYTES + _FRAMING_BYTES, "bundle_packed")
     try:
         parts = await _parts(request, limit)
     except (ValueError, AssertionError) as error:
@@ -42,11 +40,13 @@ async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
         name = part.name if isinstance(part, BodyPartReader) else None
         if not isinstance(part, BodyPartReader) or name not in ("config", "code"):
             raise PyfaasError(Code.UNKNOWN_KEY, f"unknown part {name!r}", hint="the parts are config and code")
-        most = limit if name == "code" else _CONFIG_BYTES
-        content = bytearray()
-        while chunk := await part.read_chunk(1 << 16):
-            content += chunk
-            if len(content) > most:
-                raise event.too_large(most, len(content), "bundle_packed" if name == "code" else "config")
-        found[name] = bytes(content)
+        if name in found:
+            raise PyfaasError(Code.INVALID_REQUEST, f"the part `{name}` is there twice")
+        most, size, pieces = limit if name == "code" else _CONFIG_BYTES, 0, []
+        async for chunk in event.chunks(part.read_chunk):
+            size += len(chunk)
+            if size > most:
+                raise event.too_large(most, size, "bundle_packed" if name == "code" else "config")
+            pieces.append(chunk)
+        found[name] = b"".join(pieces)
     return found

@@ -1,0 +1,102 @@
+"""What a request asks for, read once: numbers, times and names from its path and query, an object from its body."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from aiohttp import web
+
+from pyfaas.errors import Code, PyfaasError
+from pyfaas.model import Caller
+from pyfaas.names import check_name
+from pyfaas.web import event
+
+_SMALL = 64 * 1024
+MAX_VERSION = 10**9
+
+
+def known(caller: Caller | None) -> Caller:
+    """Return the caller; raises unauthenticated when there is none."""
+    if caller is None:
+        raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="send Authorization: Bearer pf_…")
+    return caller
+
+
+def name(request: web.Request, what: str = "function") -> str:
+    """Return the name in the path; raises invalid_name."""
+    return check_name(request.match_info["name"], what)
+
+
+def check_path(request: web.Request) -> None:
+    """Raise invalid_name when the path is not in its one canonical form: no name of ours needs a percent sign."""
+    if "%" in request.rel_url.raw_path:
+        raise PyfaasError(Code.INVALID_NAME, "a path is written without percent signs", hint="names have letters, digits, '_' and '-'")
+
+
+def number(text: str, key: str, low: int, high: int) -> int:
+    """Read a whole number; raises invalid_request outside its range."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 12 or not low <= int(text) <= high:
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be a number from {low} to {high}")
+    return int(text)
+
+
+def version(request: web.Request) -> int:
+    """Return the version in the path."""
+    return number(request.match_info["number"], "version", 1, MAX_VERSION)
+
+
+def query_number(request: web.Request, key: str, default: int, low: int, high: int) -> int:
+    """Return a number of the query."""
+    return number(request.query.get(key, str(default)), key, low, high)
+
+
+def query_time(request: web.Request, key: str, default: float) -> float:
+    """Return a time of the query, in seconds since the epoch."""
+    try:
+        found = float(request.query.get(key, default))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be seconds since the epoch")
+    return found
+
+
+def query_flag(request: web.Request, key: str) -> bool:
+    """Tell whether a flag of the query is set: it is there, and neither 0 nor false."""
+    return request.query.get(key, "0").lower() not in ("0", "false", "no")
+
+
+async def body(request: web.Request, *keys: str) -> dict[str, Any]:
+    """Read a small JSON object; raises invalid_request, or unknown_key for a key that is not among `keys`."""
+    read = await event.read_body(request, _SMALL, "request body")
+    try:
+        value = json.loads(read or b"{}")
+    except (ValueError, RecursionError):
+        raise PyfaasError(Code.INVALID_REQUEST, "the body is no JSON") from None
+    if not isinstance(value, dict):
+        raise PyfaasError(Code.INVALID_REQUEST, "the body must be a JSON object")
+    for key in value:
+        if key not in keys:
+            raise PyfaasError(Code.UNKNOWN_KEY, f"unknown key {key!r}", hint="known are " + ", ".join(keys))
+    return value
+
+
+def typed(kind: type, value: Any, key: str) -> Any:
+    """Return a value of the expected type, or None; raises invalid_request."""
+    if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be a {kind.__name__}")
+    return value
+
+
+def needed(kind: type, value: Any, key: str) -> Any:
+    """Return a value that has to be there; raises invalid_request."""
+    if value is None:
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} is missing")
+    return typed(kind, value, key)
+
+
+def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a whole list as one page."""
+    return {"items": items, "next": None}

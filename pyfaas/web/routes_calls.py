@@ -1,0 +1,127 @@
+"""Calls: now, later, or under a function's own URL; and what they wrote to their log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from aiohttp import web
+
+from pyfaas.model import Caller
+from pyfaas.names import split_target
+from pyfaas.service.service import Service
+from pyfaas.web import asked, event, streams
+from pyfaas.web.routes_functions import MAX_WAIT_S
+
+_FOLLOW_S = 0.3
+
+
+async def invoke(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Run a function now, or keep the call for later when the client prefers."""
+    name, qualifier, headers = asked.name(request), request.query.get("qualifier"), request.headers
+    is_async = event.prefers_async(headers)
+    limit, key = (service.config.async_payload, "async_payload") if is_async else (service.config.sync_payload, "sync_payload")
+    body = await event.read_body(request, limit, key)
+    call = event.call_request(asked.known(caller), name, qualifier, headers, body, wants_stream=not is_async)
+    if not is_async:
+        return await streams.answer(service, request, call)
+    return _queued(await service.enqueue(call), {"Preference-Applied": "respond-async"})
+
+
+async def function_url(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Hand a request to a function as it came."""
+    name, qualifier = split_target(request.match_info["target"])
+    owner = request.match_info["account"]
+    service.check_url(caller, owner, name)
+    timeout = {"Pyfaas-Timeout": text} if (text := request.headers.get("Pyfaas-Timeout")) is not None else {}
+    body = await event.read_body(request, service.config.sync_payload, "sync_payload")
+    call = event.call_request(caller, name, qualifier, timeout, b"", wants_stream=True)
+    call.body, call.owner, call.is_bytes = body, owner, True
+    call.traceparent = request.headers.get("traceparent")
+    call.http = _head(request, owner, name)
+    return await streams.answer(service, request, call, under_url=True)
+
+
+def _head(request: web.Request, owner: str, name: str) -> dict[str, Any]:
+    """Describe a request for the function; a token of ours is not part of it."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    host, _, port = request.host.rpartition(":") if request.host.rpartition(":")[2].isdigit() else (request.host, "", "")
+    headers = [[str(k), v] for k, v in request.headers.items() if not (k.lower() == "authorization" and "pf_" in v)]
+    return {
+        "method": request.method,
+        "path": request.path,
+        "raw_path": request.rel_url.raw_path,
+        "rest": "/" + request.match_info["rest"],
+        "query": request.rel_url.raw_query_string,
+        "headers": headers,
+        "root_path": f"/f/{owner}/{request.match_info['target']}",
+        "client": list(peer[:2]) if isinstance(peer, tuple) else None,
+        "server": [host, int(port) if port else None],
+        "scheme": request.scheme,
+        "account": owner,
+        "function": name,
+    }
+
+
+async def logs(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Give a function's log as lines of JSON, and with `follow` what is still to come."""
+    query = request.query
+    number = asked.number(query["version"], "version", 1, asked.MAX_VERSION) if "version" in query else None
+    return await _lines(service, request, asked.known(caller), asked.name(request), version=number, invocation=query.get("id"))
+
+
+async def job_logs(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Give the log of one asynchronous invocation."""
+    me, job_id = asked.known(caller), request.match_info["id"]
+    shown = await service.job(me, job_id)
+    return await _lines(service, request, me, shown["function"], version=None, invocation=job_id)
+
+
+async def _lines(
+    service: Service, request: web.Request, me: Caller, name: str, *, version: int | None, invocation: str | None
+) -> web.StreamResponse:
+    since, is_build = asked.query_time(request, "since", 0.0), asked.query_flag(request, "build")
+    after, limit = asked.query_number(request, "after", 0, 0, 10**12), asked.query_number(request, "limit", 1000, 1, 10_000)
+    follows = asked.query_flag(request, "follow")
+    found = await service.logs(me, name, version, invocation, since, is_build, after, limit)
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    while True:
+        if found:
+            after = found[-1][0]
+            await response.write(b"".join([json.dumps(line).encode() + b"\n" for _, line in found]))
+        if not follows or request.transport is None or request.transport.is_closing() or not service.ready()["ready"]:
+            break
+        if len(found) < limit:
+            await asyncio.sleep(_FOLLOW_S)
+        found = await service.logs(me, name, version, invocation, since, is_build, after, limit)
+    await response.write_eof()
+    return response
+
+
+async def job(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Show an asynchronous invocation; with `wait`, once it ended."""
+    wait = min(MAX_WAIT_S, asked.query_number(request, "wait", 0, 0, 3600))
+    return await service.job(asked.known(caller), request.match_info["id"], wait)
+
+
+async def list_jobs(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """List asynchronous invocations."""
+    limit = asked.query_number(request, "limit", 100, 1, 1000)
+    return await service.list_jobs(asked.known(caller), request.query.get("state"), limit, request.query.get("after", ""))
+
+
+async def cancel_job(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Cancel an asynchronous invocation."""
+    return await service.cancel_job(asked.known(caller), request.match_info["id"])
+
+
+async def replay_job(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Run an asynchronous invocation again, with its event or another."""
+    body = await event.read_body(request, service.config.async_payload, "async_payload")
+    return _queued(await service.replay_job(asked.known(caller), request.match_info["id"], body or None), {})
+
+
+def _queued(shown: dict[str, Any], headers: dict[str, str]) -> web.Response:
+    return web.json_response(shown, status=202, headers={"Location": f"/v1/invocations/{shown['id']}", **headers})
