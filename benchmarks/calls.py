@@ -1,8 +1,10 @@
 """Warm and cold calls: the promise that nothing starts.
 
 Warm: 200 sequential calls of an echo function over one connection, authentication and metering on, p50 against the p50
-of a bare aiohttp echo; the two take turns. Cold: the first call of versions that never ran, VM and blank container
-from the pool, p50 against a fresh interpreter (`python -I -S -c pass`) started between them.
+of a bare aiohttp echo; the two take turns. Beside it the floor: the baseline and a packet to another process and back.
+Cold: the first call of versions that never ran, VM and blank container from the pool, p50 against a fresh interpreter
+(`python -I -S -c pass`) started between them, and where the time went: attaching and importing are `init`, HTTP and
+the ways between processes the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +38,14 @@ def warm(house: House) -> dict[str, object]:
             ratios.append(p50s[-1] / baselines[-1])
         for line in lines:
             line.close()
-    return {"ratio": bench.spread(ratios), "p50_us": bench.spread(p50s), "baseline_us": bench.spread(baselines)}
+    floor = statistics.median(baselines) + bench.process_hop() * 1e6
+    return {
+        "ratio": bench.spread(ratios),
+        "p50_us": bench.spread(p50s),
+        "baseline_us": bench.spread(baselines),
+        "floor_us": floor,
+        "floor_ratio": floor / statistics.median(baselines),
+    }
 
 
 def cold(house: House) -> dict[str, object]:
@@ -46,14 +55,19 @@ def cold(house: House) -> dict[str, object]:
         if ready.json["state"] != "ready":
             raise RuntimeError(ready.body.decode())
     line, times, baselines = bench.Line(*bench.address(house)), [], []
+    phases: dict[str, list[float]] = {"queue": [], "init": [], "exec": [], "rest": []}
     for number in range(COLD):
         time.sleep(_APART_S)
         times.append(line.call(bench.request(f"/v1/functions/cold{number}/invoke", house.token("default"))) * 1e3)
+        line.timing.setdefault("rest", times[-1] - sum(line.timing.values()))
+        for name, values in phases.items():
+            values.append(line.timing.get(name, 0.0))
         time.sleep(_APART_S)
         baselines.append(bench.fresh_interpreter() * 1e3)
     line.close()
     ratio = statistics.median(times) / statistics.median(baselines)
-    return {"ratio": ratio, "first_call_ms": bench.spread(times), "fresh_interpreter_ms": bench.spread(baselines)}
+    where = {name: statistics.median(values) for name, values in phases.items()}
+    return {"ratio": ratio, "where_ms": where, "first_call_ms": bench.spread(times), "fresh_interpreter_ms": bench.spread(baselines)}
 
 
 def main() -> int:
@@ -65,6 +79,10 @@ def main() -> int:
     print(f"{'measure':<44}{'ratio':>8}{'must':>8}")
     print(f"{'warm call, 1 client, p50 / bare aiohttp':<44}{ratios['warm']:>8.2f}{MUST['warm']:>8}")
     print(f"{'first call of a version, p50 / fresh python':<44}{ratios['cold']:>8.3f}{MUST['cold']:>8}")
+    floor = result["warm"]["floor_ratio"]  # type: ignore[index]
+    print(f"\nwarm: aiohttp and one hop to another process, with no work at all, would be {floor:.2f} here")
+    where = result["cold"]["where_ms"]  # type: ignore[index]
+    print("first call, ms: " + ", ".join(f"{name} {value:.2f}" for name, value in where.items()))
     print(f"written to {path}")
     return int(any(ratios[name] > must for name, must in MUST.items()))
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import socket
 import statistics
 import subprocess
@@ -64,6 +65,26 @@ def bare_aiohttp() -> Iterator[tuple[str, int]]:
         listen.close()
 
 
+def process_hop(count: int = 2000) -> float:
+    """Return the median seconds of a packet to another process and back, when neither does anything with it.
+
+    What a call costs beyond bare aiohttp cannot be less than this: its code runs in a process of its own.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    echo = "import socket, sys\ns = socket.socket(fileno=int(sys.argv[1]))\nwhile b := s.recv(4096): s.send(b)"
+    process = subprocess.Popen([sys.executable, "-c", echo, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    theirs.close()
+    times = []
+    with ours:
+        for _ in range(count):
+            began = time.perf_counter()
+            ours.send(BODY)
+            ours.recv(4096)
+            times.append(time.perf_counter() - began)
+    process.wait()
+    return statistics.median(times)
+
+
 class Line:
     """One keep-alive connection that sends prepared requests and times the answers."""
 
@@ -71,6 +92,7 @@ class Line:
         """Connect."""
         self._socket = socket.create_connection((host, port), timeout=30)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.timing: dict[str, float] = {}  # the last answer's Server-Timing, in milliseconds
 
     def call(self, request: bytes) -> float:
         """Send a request; returns the seconds until its answer, which must be 200."""
@@ -80,6 +102,9 @@ class Line:
         took = time.perf_counter() - began
         if not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(answer[:500].decode(errors="replace"))
+        found = re.search(rb"Server-Timing: (.*)\r\n", answer)
+        parts = found[1].decode().split(", ") if found else []
+        self.timing = {name: float(value) for name, _, value in (part.partition(";dur=") for part in parts)}
         return took
 
     def close(self) -> None:
