@@ -69,9 +69,15 @@ def run(
             return 0
         return Keeper(config, program).serve()
     except (Refused, SandboxError, PyfaasError, OSError, ValueError) as error:
-        hint = f" (--allow-weaker-isolation {error.layer} gives it up)" if isinstance(error, LayerMissing) else ""
-        print(f"pyfaas serve: {error}{hint}", file=sys.stderr)
+        print(f"pyfaas serve: {error}{_way_out(error)}", file=sys.stderr)
         return 3
+
+
+def _way_out(error: Exception) -> str:
+    """Return how to do without what is missing, where one can."""
+    if isinstance(error, LayerMissing) and error.layer in doctor.OPTIONAL:
+        return f" (--allow-weaker-isolation {error.layer} gives it up)"
+    return ""
 
 
 @dataclass(slots=True)
