@@ -10,7 +10,6 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "SandboxExecutor": "sandbox.executor",
     "Limits": "sandbox.spec",
     "SandboxError": "sandbox.errors",
     "SetupError": "sandbox.errors",
