@@ -213,6 +213,21 @@ async def test_silence_ends_what_aiohttp_has(front: Served) -> None:
     assert await wire.is_closed()
 
 
+@pytest.mark.parametrize("extra", [b"", b"Pyfaas-Stale: allow\r\n"], ids=["hot", "by aiohttp"])
+async def test_a_long_call_is_no_silence(front: Served, extra: bytes) -> None:
+    """A call that took longer than silence may leaves its connection all the time that any other has."""
+    wire = await Wire.to(front.port)
+    await wire.send(call(b'{"n": 1, "sleep": 0.05}', extra))
+    await until(lambda: front.service.calls)
+    for _ in range(2 * IDLE_S):
+        front.site.beat()
+    assert numbered(await wire.answer()) == 1
+    for _ in range(IDLE_S - 1):
+        front.site.beat()
+    await wire.send(call(N % 2, extra))
+    assert numbered(await wire.answer()) == 2
+
+
 async def test_a_slow_reader_is_held_back(front: Served) -> None:
     """A client that sends calls and reads no answers gets no further ones run; once it reads, all are answered."""
     wire = await Wire.to(front.port)
@@ -237,10 +252,8 @@ async def test_one_call_at_a_time_is_held_back_too(front: Served) -> None:
     wire = await Wire.to(front.port)
     wire.reader._limit = 1 << 12  # type: ignore[attr-defined]
     wire.writer.transport.pause_reading()
-    for number in range(400):
-        wire.writer.write(call(b'{"n": %d, "big": 60000}' % number))
-        await asyncio.sleep(0.0005)
-    await asyncio.sleep(0.1)
+    for number in range(100, 500):  # heads that are alike, so that all but the first are kept ones
+        await wire.send(call(b'{"n": %d, "big": 60000}' % number))
     assert 0 < len(front.service.calls) < 400
 
 

@@ -34,7 +34,7 @@ def request_of(route: Route, token: bytes | None) -> bytes:
     """Return a good request of a route."""
     path = route.path
     for name, value in (("name", "echo"), ("number", "1"), ("alias", "live"), ("id", "x"), ("account", "new")):
-        path = path.replace("{%s}" % name, value)
+        path = path.replace("{" + name + "}", value)
     body, extra = BODIES.get((route.method, route.path), b""), JSON
     if (route.method, route.path) == ("PUT", "/v1/functions/{name}"):
         body, extra = multipart(("config", b"{}"), ("code", b"zip"))
