@@ -61,7 +61,7 @@ class _Collector:
         name = name.lower()
         if name in _UNUSUAL or (name in self.headers and name in _ONCE):
             self.is_unusual = True
-        self.headers[name] = value
+        self.headers[name] = value.strip(b" \t")
 
     def on_headers_complete(self) -> None:
         self.is_complete = True

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
-from hypothesis import given
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyfaas.web.event import is_json
@@ -128,6 +133,7 @@ def test_every_beginning_of_a_head() -> None:
     assert [end for end in range(len(whole)) if parse(whole[:end]) is not None] == []
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     """No bytes make the parser raise, alone or behind a good beginning."""
@@ -135,6 +141,7 @@ def test_any_bytes(data: bytes) -> None:
     parse(b"POST /v1/functions/echo/invoke HTTP/1.1\r\n" + data + b"\r\n\r\n")
 
 
+@settings(deadline=None)
 @given(st.lists(_LINES, max_size=12))
 def test_any_lines(lines: list[bytes]) -> None:
     """Whatever lines a head has: when it is taken, it has one host, one token, one length, and nothing that changes the body."""
@@ -145,6 +152,7 @@ def test_any_lines(lines: list[bytes]) -> None:
         assert found.length == 8
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=8), st.integers(0, 200))
 def test_a_head_with_a_hole(inserted: bytes, at: int) -> None:
     """A good head with any bytes put in anywhere is still not a reason to fail, nor to run another function's call longer."""
@@ -152,6 +160,40 @@ def test_a_head_with_a_hole(inserted: bytes, at: int) -> None:
     at = min(at, len(whole))
     found = parse(whole[:at] + inserted + whole[at:])
     assert found is None or found.length <= MAX_BODY
+
+
+_PIECES = st.sampled_from([b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b"8", b"\xff", b"%", b"/", b"?", b"#", b"\x7f", b";", b"+", b"\r\n\r\n"])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(_PIECES, st.integers(0, 200), st.integers(0, 3)), max_size=3), st.lists(_LINES, max_size=2))
+def test_aiohttp_reads_the_same(changes: list[tuple[bytes, int, int]], lines: list[bytes]) -> None:
+    """Whatever head is taken for hot, aiohttp's parser takes too, and for the same: one message, its path, token and length."""
+    whole = head(b"".join(line + b"\r\n" for line in lines))
+    for piece, at, removed in changes:
+        whole = whole[:at] + piece + whole[at + removed :]
+    whole = whole[: whole.find(b"\r\n\r\n") + 4]  # as the front cuts it
+    found = parse(whole)
+    if found is None:
+        return
+    ((message, body),) = _as_aiohttp(whole + b"x" * found.length)
+    assert message.path.split("?")[0] == f"/v1/functions/{found.name}/invoke"
+    assert (message.method, message.version, message.should_close, message.chunked, message.upgrade) == ("POST", (1, 1), False, False, False)
+    assert message.headers.getall("Authorization") == [found.authorization.decode("utf-8", "surrogateescape")]
+    assert message.headers.getall("Content-Length") == [str(found.length)]
+    assert is_json(message.headers.get("Content-Type")) is not found.is_bytes
+    assert body.is_eof()
+
+
+def _as_aiohttp(data: bytes) -> list[Any]:
+    """Parse with aiohttp's parser; raises what it raises."""
+    loop = asyncio.new_event_loop()
+    try:
+        messages, _, rest = HttpRequestParser(BaseProtocol(loop), loop, 2**16, max_line_size=8190, max_field_size=8190).feed_data(data)
+        assert rest == b""
+        return list(messages)
+    finally:
+        loop.close()
 
 
 @pytest.mark.parametrize(
