@@ -161,6 +161,11 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
 
+    def abort(self) -> None:
+        """Close the connection now, whatever has not gone out."""
+        if self.transport is not None:
+            self.transport.abort()
+
     # ---- between requests
 
     def _look(self) -> None:

@@ -76,19 +76,28 @@ class Site:
                 connection.close()
 
     async def stop(self, grace_s: float) -> None:
-        """Listen no more, wait at most `grace_s` seconds for the answers that are owed, then close everything."""
+        """Listen no more, wait at most `grace_s` seconds for answers to be made and sent, then close everything."""
+        until = asyncio.get_running_loop().time() + grace_s
         self.stop_accepting()
+        connections = self.shared.connections
+        await self._wait(lambda: not any(c.is_busy for c in connections), until)
+        self._timer.cancel()
+        await self.runner.cleanup()
+        for connection in list(connections):
+            connection.close()
+        await self._wait(lambda: not connections, until)
+        for connection in list(connections):
+            connection.abort()
+
+    async def _wait(self, condition: Callable[[], bool], until: float) -> None:
+        """Wait for a condition on the connections; what is not so by then is cut off."""
         try:
-            async with asyncio.timeout(grace_s):
-                while any(c.is_busy for c in self.shared.connections):
+            async with asyncio.timeout_at(until):
+                while not condition():
                     self.shared.changed.clear()
                     await self.shared.changed.wait()
         except TimeoutError:
-            pass  # the rest is cut off
-        self._timer.cancel()
-        await self.runner.cleanup()
-        for connection in list(self.shared.connections):
-            connection.close()
+            return
 
     def _second(self) -> None:
         self.beat()
@@ -140,7 +149,9 @@ class _Behind(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what no handler answered; raises ConnectionError when an answer has begun."""
+        """Answer what no handler answered; raises ConnectionError when an answer has begun, or nobody is there for one."""
+        if isinstance(exc, ConnectionError):
+            raise exc
         if status == STATUS[Code.INVALID_REQUEST]:
             reason = (message or str(exc)).strip().partition("\n")[0].rstrip(": ")[:200]
             log.warning("unreadable_request", extra={"reason": reason, "client": request.remote})

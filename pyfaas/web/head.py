@@ -18,7 +18,7 @@ from pyfaas.web.event import is_json, timeout_of
 MAX_HEAD, MAX_BODY, MAX_LINES = 8190, 64 << 10, 64
 PREFIX = b"POST /v1/functions/"
 _ROUTE = re.compile(rb"/v1/functions/([A-Za-z0-9_-]{1,64})/invoke(?:\?qualifier=([A-Za-z0-9_-]{1,64}))?")
-_ACCEPTED = frozenset((b"*/*", b"application/json", b"application/json, */*;q=0.5"))
+_RAW = (b"application/octet-stream", b"text/plain")  # like text/event-stream: Accepts that say how a stream is framed
 # One of these, or one of `_ONCE` twice, makes a head unusual.
 _UNUSUAL = frozenset(
     b"transfer-encoding expect upgrade content-encoding trailer te http2-settings prefer idempotency-key range "
@@ -87,7 +87,10 @@ def _meaning(found: _Collector) -> Head | None:
     route, length = _ROUTE.fullmatch(found.url), headers.get(b"content-length")
     if route is None or length is None or not length.isdigit() or len(length) > 9:
         return None
-    if b"host" not in headers or b"authorization" not in headers or headers.get(b"accept", b"*/*") not in _ACCEPTED:
+    if b"host" not in headers or b"authorization" not in headers:
+        return None
+    accept = headers.get(b"accept", b"").lower()
+    if b"event-stream" in accept or any(accept.startswith(kind) for kind in _RAW):
         return None
     if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive" or int(length) > MAX_BODY:
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.names import split_target
 from pyfaas.service.service import Service
@@ -33,6 +34,8 @@ async def function_url(service: Service, request: web.Request, caller: Caller | 
     """Hand a request to a function as it came."""
     name, qualifier = split_target(request.match_info["target"])
     owner = request.match_info["account"]
+    if not request.rel_url.raw_path.startswith(_root(request) + "/"):
+        raise PyfaasError(Code.INVALID_NAME, "account and function are written without percent signs in a function's URL")
     service.check_url(caller, owner, name)
     timeout = {"Pyfaas-Timeout": text} if (text := request.headers.get("Pyfaas-Timeout")) is not None else {}
     body = await event.read_body(request, service.config.sync_payload, "sync_payload")
@@ -41,6 +44,10 @@ async def function_url(service: Service, request: web.Request, caller: Caller | 
     call.traceparent = request.headers.get("traceparent")
     call.http = _head(request, owner, name)
     return await streams.answer(service, request, call, under_url=True)
+
+
+def _root(request: web.Request) -> str:
+    return f"/f/{request.match_info['account']}/{request.match_info['target']}"
 
 
 def _head(request: web.Request, owner: str, name: str) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def _head(request: web.Request, owner: str, name: str) -> dict[str, Any]:
         "rest": "/" + request.match_info["rest"],
         "query": request.rel_url.raw_query_string,
         "headers": headers,
-        "root_path": f"/f/{owner}/{request.match_info['target']}",
+        "root_path": _root(request),
         "client": list(peer[:2]) if isinstance(peer, tuple) else None,
         "server": [host, int(port) if port else None],
         "scheme": request.scheme,

@@ -9,6 +9,7 @@ import random
 
 import pytest
 
+from pyfaas.web import event
 from pyfaas.web.front import IDLE_S
 from tests.web.conftest import Served
 from tests.web.wire import Answer, Wire, ask, call, get, other
@@ -284,6 +285,57 @@ async def test_a_stop_waits_no_longer_than_told(front: Served) -> None:
         await front.site.stop(0.05)
     assert await wire.is_closed()
     assert front.service.calls[0].said == ["left"]
+
+
+async def test_a_stop_lets_answers_go_out(front: Served) -> None:
+    """An answer that its client is still reading when the server stops arrives whole."""
+    wire = await Wire.to(front.port)
+    wire.reader._limit = 1 << 12  # type: ignore[attr-defined]
+    wire.writer.transport.pause_reading()
+    await wire.send(call(b'{"n": 1, "big": 20000000}'))
+    await until(lambda: front.service.calls and front.service.calls[0].is_done)
+    stopping = asyncio.create_task(front.site.stop(5))
+    await asyncio.sleep(0.05)
+    assert not stopping.done()
+    wire.reader._limit = 1 << 26  # type: ignore[attr-defined]
+    wire.writer.transport.resume_reading()
+    assert numbered(await wire.answer()) == 1
+    await stopping
+
+
+async def test_an_upload_that_is_left(front: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that leaves in the middle of its upload is no failure of ours, and nothing is done with the half."""
+    wire = await Wire.to(front.port)
+    await wire.send(other(b"PUT", b"/v1/functions/echo/aliases/live", b"{" + b" " * 1000)[:-500])
+    (connection,) = front.site.shared.connections
+    await until(lambda: connection.working)
+    wire.close()
+    await until(lambda: not front.site.shared.connections)
+    assert numbered(await ask(front.port, call(N % 1))) == 1
+    assert front.service.asked == []
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_body_that_stops_coming(front: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of which nothing comes for long is given up, with an answer; one that comes slowly is not."""
+    monkeypatch.setattr(event, "_STALL_S", 0.2)
+    whole = call(b'{"n": 123456789012}', b"Pyfaas-Stale: allow\r\n")
+    slow, stalled = await Wire.to(front.port), await Wire.to(front.port)
+    await stalled.send(whole[:-12])
+    for end in range(len(whole) - 12, len(whole)):
+        await slow.send(whole[end - 1 : end] if end > len(whole) - 12 else whole[:end])
+        await asyncio.sleep(0.03)
+    await slow.send(whole[-1:])
+    assert numbered(await slow.answer()) == 123456789012
+    answer = await stalled.answer()
+    assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("accept", [b"*/*", b"application/json, text/plain, */*", b"application/json"])
+async def test_what_usual_clients_accept_is_hot(front: Served, accept: bytes) -> None:
+    """The Accepts that clients send by themselves take the hot way."""
+    assert numbered(await ask(front.port, call(N % 1, b"Accept: " + accept + b"\r\n"))) == 1
+    assert (len(front.site.shared.heads), front.site.shared.lent) == (1, {})
 
 
 async def test_a_defect_is_told_once(front: Served, caplog: pytest.LogCaptureFixture) -> None:

@@ -294,6 +294,7 @@ async def test_who_may_use_a_url(front: Served) -> None:
     assert (await ask(front.port, other(b"GET", b"/f/default/open/", token=None))).status == 201
     refusal(await ask(front.port, other(b"GET", b"/f/default/page/", token=None)), "unauthenticated")
     refusal(await ask(front.port, get(b"/f/stranger/page/")), "not_found")
+    refusal(await ask(front.port, get(b"/f/default/p%61ge/")), "invalid_name")
     refusal(await ask(front.port, get(b"/f/default/page/", token=b"pf_read")), "not_allowed")
     own = other(b"GET", b"/f/default/open/", b"", b"Authorization: Basic eDp5\r\n", token=None)
     assert ["Authorization", "Basic eDp5"] in (await ask(front.port, own)).json["headers"]
