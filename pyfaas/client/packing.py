@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pyfaas.client.errors import from_refusal, invalid
-from pyfaas.client.requirements import found_beside
+from pyfaas.client.requirements import found_beside, read_text
 from pyfaas.errors import PyfaasError
 from pyfaas.manifest import read_toml
+from pyfaas.names import check_name
 
 LEFT_OUT = frozenset({".git", ".venv", "venv", "__pycache__", "node_modules", ".env"})
 IGNORE_FILE = ".pyfaasignore"
@@ -50,20 +51,25 @@ def pack(
         config, bundle = _read(path)
         if requirements is not None:
             config["requirements"] = found_beside(requirements)
+        given = {key: value for key, value in (overrides or {}).items() if value is not None}
+        if "env" in given:
+            given["env"] = _merged(config.get("env", {}), given["env"])
+        config.update(given)
+        chosen = check_name(str(name or config.get("name") or _derived_name(path.resolve())))
     except PyfaasError as error:
         raise from_refusal(error) from None
     except OSError as error:
         raise invalid(f"{error.filename or path}: {error.strerror}") from None
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    if "env" in given:
-        given["env"] = {**config.get("env", {}), **given["env"]}
-    config.update(given)
-    chosen = (
-        name
-        or config.get("name")
-        or _NOT_IN_A_NAME.sub("-", path.resolve().stem if path.is_file() else path.resolve().name)
-    )
-    return Package(name=str(chosen), config={**config, "name": str(chosen)}, bundle=bundle)
+    return Package(name=chosen, config={**config, "name": chosen}, bundle=bundle)
+
+
+def _merged(env: Any, more: Mapping[str, str]) -> Any:
+    # What is no table is sent as it is: the server says what is wrong with it.
+    return {**env, **more} if isinstance(env, Mapping) else env
+
+
+def _derived_name(path: Path) -> str:
+    return _NOT_IN_A_NAME.sub("-", path.stem if path.is_file() else path.name)
 
 
 def pack_files(files: Mapping[str, tuple[bytes, bool]]) -> bytes:
@@ -101,7 +107,7 @@ def _read_directory(root: Path) -> tuple[dict[str, Any], bytes]:
     }
     if not files:
         raise invalid(f"{root} has no files to publish")
-    config = _configuration(lambda name: (root / name).read_text() if (root / name).is_file() else None)
+    config = _configuration(lambda name: read_text(root / name) if (root / name).is_file() else None)
     if "requirements" not in config and (listed := found_beside(root)):
         config["requirements"] = listed
     return config, pack_files(files)
@@ -134,7 +140,7 @@ def _configuration(read: Callable[[str], str | None]) -> dict[str, Any]:
 def walk(root: Path) -> Iterator[Path]:
     """Yield the files that belong to a bundle, in order; raises InvalidRequest at a symbolic link or a special file."""
     ignore = root / IGNORE_FILE
-    rules = read_rules(ignore.read_text()) if ignore.is_file() else []
+    rules = read_rules(read_text(ignore)) if ignore.is_file() else []
     yield from _walk(root, "", rules)
 
 
@@ -144,6 +150,8 @@ def _walk(root: Path, prefix: str, rules: list[Rule]) -> Iterator[Path]:
         is_directory = entry.is_dir(follow_symlinks=False)
         if entry.name in LEFT_OUT or path == IGNORE_FILE or is_ignored(path, is_directory, rules):
             continue
+        if not _is_unicode(entry.name):
+            raise invalid(f"{path!r} has a name that is not UTF-8", "rename it, or name what holds it in .pyfaasignore")
         if entry.is_symlink():
             raise invalid(f"{path} is a symbolic link", "replace it by what it points to, or name it in .pyfaasignore")
         if is_directory:
@@ -152,6 +160,14 @@ def _walk(root: Path, prefix: str, rules: list[Rule]) -> Iterator[Path]:
             yield root / path
         else:
             raise invalid(f"{path} is neither a file nor a directory", "name it in .pyfaasignore")
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +199,18 @@ def _rule(line: str) -> Rule:
     only_directories = text.endswith("/")
     text = text.rstrip("/")
     anchored = "/" in text
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", text.lstrip("/"))
-    body = "".join(_SPECIAL.get(part) or re.escape(part) for part in parts)
-    return Rule(
-        pattern=re.compile(body if anchored else "(?:.*/)?" + body), only_directories=only_directories, keeps=keeps
-    )
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", text.lstrip("/"))
+    body = "".join(_SPECIAL.get(part) or _one_of(part) or re.escape(part) for part in parts)
+    try:
+        pattern = re.compile(body if anchored else "(?:.*/)?" + body)
+    except re.error as error:
+        raise invalid(f"{IGNORE_FILE}: {line!r} is not a pattern: {error}") from None
+    return Rule(pattern=pattern, only_directories=only_directories, keeps=keeps)
+
+
+def _one_of(part: str) -> str:
+    """Return the expression for a set of characters such as `[a-z]` or `[!0-9]`; nothing for what is none."""
+    if not (part.startswith("[") and part.endswith("]")):
+        return ""
+    inner = part[1:-1].replace("\\", r"\\").replace("[", r"\[").replace("^", r"\^")
+    return f"[^/{inner[1:]}]" if inner.startswith("!") else f"[{inner}]"

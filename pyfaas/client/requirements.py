@@ -29,10 +29,18 @@ def found_beside(path: Path) -> list[str]:
     return _READERS.get(path.name, _from_text)(path)
 
 
+def read_text(path: Path) -> str:
+    """Return a file's text; raises InvalidRequest naming one that is not UTF-8."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
 def _from_text(path: Path, depth: int = 0) -> list[str]:
     if depth > _DEEPEST:
         raise invalid(f"{path}: files include each other deeper than {_DEEPEST}")
-    lines = path.read_text().replace("\\\n", " ").splitlines()
+    lines = read_text(path).replace("\\\n", " ").splitlines()
     found: list[str] = []
     for line in lines:
         text = _HASH.sub("", _COMMENT.sub("", line)).strip()
@@ -72,7 +80,7 @@ def _from_pyproject(path: Path) -> list[str]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(read_text(path))
     except ValueError as error:
         raise invalid(f"{path.name}: {error}") from None
 

@@ -151,3 +151,46 @@ def test_options_in_requirements_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"requirements.txt": "--index-url https://example.com\n"})
     with pytest.raises(InvalidRequest, match="--index-url"):
         found_beside(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pyfaas.toml", "pyproject.toml", "requirements.txt", ".pyfaasignore"])
+def test_text_that_is_not_utf8_is_named(tmp_path: Path, name: str) -> None:
+    """A file that is read on this side and is no text is refused by its name."""
+    root = write(tmp_path, {"main.py": ""})
+    (root / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidRequest, match=rf"{name} is not UTF-8"):
+        pack(root)
+
+
+def test_a_name_that_is_not_utf8_is_refused_unless_it_stays(tmp_path: Path) -> None:
+    """A zip names files in UTF-8; what cannot be named there is told, and may be left out."""
+    root = write(tmp_path, {"main.py": ""})
+    (root / os.fsdecode(b"\xff.txt")).write_text("")
+    with pytest.raises(InvalidRequest, match="not UTF-8"):
+        pack(root)
+    write(root, {".pyfaasignore": "*.txt\n"})
+    assert names(pack(root).bundle) == ["main.py"]
+
+
+def test_env_that_is_no_table_is_left_to_the_server(tmp_path: Path) -> None:
+    """A flag neither hides nor trips over what is wrong in the file."""
+    root = write(tmp_path, {"main.py": "", "pyfaas.toml": "env = 3\n"})
+    assert pack(root, overrides={"env": {"A": "b"}}).config["env"] == 3
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 65, "é"])
+def test_a_name_is_checked_before_anything_is_sent(tmp_path: Path, name: str) -> None:
+    """The grammar of names holds on this side too."""
+    with pytest.raises(InvalidRequest, match="is not a name"):
+        pack(write(tmp_path, {"main.py": ""}), name=name)
+
+
+def test_sets_of_characters_in_the_ignore_file(tmp_path: Path) -> None:
+    """`[a-c]` and `[!a-c]` read as in .gitignore; a range the wrong way round is refused."""
+    root = write(tmp_path, {"a.log": "", "x.log": "", "[.txt": "", "main.py": "", ".pyfaasignore": "[a-c].log\n"})
+    assert names(pack(root).bundle) == ["[.txt", "main.py", "x.log"]
+    write(root, {".pyfaasignore": "[!a-c].log\n[[]*\n"})
+    assert names(pack(root).bundle) == ["a.log", "main.py"]
+    write(root, {".pyfaasignore": "[c-a].log\n"})
+    with pytest.raises(InvalidRequest, match="not a pattern"):
+        pack(root)
