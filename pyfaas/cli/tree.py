@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -88,12 +86,16 @@ def run(arguments: Sequence[str]) -> int:
             ctx.command.invoke(ctx)
     except typer.Exit as end:
         return int(end.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, typer.Abort, EOFError):
         return failures.INTERRUPTED
     except (ClickException, Error, PyfaasError) as error:
         return _failed(error, chosen)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None:  # of the output: main's
+            raise
+        return _failed(invalid(f"{error.filename}: {error.strerror}"), chosen)
     return 0
 
 

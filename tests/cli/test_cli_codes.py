@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 from fake import until
 
+from pyfaas.cli.main import main
 from tests.cli.command import Cli
 
 
@@ -186,3 +188,38 @@ def test_a_closed_pipe_of_a_list_ends_quietly(cli: Cli) -> None:
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [["ls"], ["--version"], ["--help"]])
+def test_a_closed_stdout_is_no_failure(cli: Cli, words: list[str]) -> None:
+    """`pyfaas … >&-` ends quietly, and no connection takes the place of the stream."""
+    command = ["sh", "-c", 'exec "$0" -m pyfaas "$@" >&-', sys.executable, *words]
+    done = subprocess.run(command, env=cli.environment, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("words", [["ls"], ["--version"]])
+def test_output_that_cannot_be_written_is_told(cli: Cli, words: list[str]) -> None:
+    """A full disk is one line on stderr and no success."""
+    with open("/dev/full", "wb") as full:
+        done = cli(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+def test_interrupting_the_start_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while modules are imported is told by the exit code, not by a traceback."""
+
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["ls"])
+    assert end.value.code == 130
+
+
+def test_a_file_that_cannot_be_made_is_named(cli: Cli) -> None:
+    """What the machine refuses is one line that names the file."""
+    (cli.directory / "here").symlink_to("/proc/nowhere")
+    done = cli("init", "here")
+    assert (done.returncode, done.stderr) == (2, "error: here: File exists\n")
