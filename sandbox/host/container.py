@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from sandbox.wire import MAX_PACKET
 if TYPE_CHECKING:
     from sandbox.host.launcher import Launcher
 
+_CREDENTIALS = struct.Struct("=iII")  # pid, uid, gid
 _MAX_BACKLOG = 64  # packets read in one go before others get their turn
 
 
@@ -43,6 +45,7 @@ class Container:
         self._launcher = launcher
         self._socket = socket.socket(fileno=descriptors[0])
         self._socket.setblocking(False)
+        self._receive: Callable[[int], bytes] = self._first
         self._leaf = Leaf(dict(zip(labels, descriptors[3:], strict=True)), limits)
         self._loop = asyncio.get_running_loop()
         self._queue: deque[bytes] = deque()
@@ -110,10 +113,23 @@ class Container:
 
     # ---- inside
 
+    def _first(self, size: int) -> bytes:
+        """Read the first packet with its sender: an ordinary user's launcher counts pids of its own, which are not ours.
+
+        The kernel tells the sender's pid as this process sees it: unix(7), SCM_CREDENTIALS.
+        """
+        packet, ancillary, _, _ = self._socket.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for _level, kind, raw in ancillary:
+            if kind == socket.SCM_CREDENTIALS and len(raw) >= _CREDENTIALS.size:
+                self.pid = _CREDENTIALS.unpack_from(raw)[0]
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        self._receive = self._socket.recv
+        return packet
+
     def _readable(self) -> None:
         for _ in range(_MAX_BACKLOG):
             try:
-                packet = self._socket.recv(MAX_PACKET)
+                packet = self._receive(MAX_PACKET)
             except BlockingIOError:
                 return
             except OSError:

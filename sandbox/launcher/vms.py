@@ -118,6 +118,7 @@ def fork_container(house: House, vm: VmRecord, container_id: str, request: str, 
     """Fork a blank into a VM; it reports on `report`. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     host, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    host.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # its first packet says who it is to the host: see host.container
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     out_read, out_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     err_read, err_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
 import json
@@ -17,6 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
+
+from sandbox import doctor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -155,10 +160,27 @@ def multipart(parts: Mapping[str, bytes]) -> tuple[bytes, str]:
     return out + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
+@functools.cache
+def missing() -> tuple[str, ...]:
+    """Return the layers that an ordinary user lacks here; root lacks none, or the server refuses and the tests fail."""
+    if os.getuid() == 0:
+        return ()
+    return tuple(layer.name for layer in doctor.layers() if not layer.live and layer.name in doctor.OPTIONAL)
+
+
+def given_up() -> list[str]:
+    """Return the options that serve without what an ordinary user lacks."""
+    return ["--allow-weaker-isolation", ",".join(missing())] if missing() else []
+
+
+needs_cgroups = pytest.mark.skipif("cgroups" in missing(), reason="memory and processes are not limited without a delegated cgroup")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="the control outside the boundary is something that only root may do")
+
+
 @contextlib.contextmanager
 def started(data: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[House]:
     """Run `pyfaas serve` over a data directory, and stop it."""
-    command = [sys.executable, "-m", "pyfaas", "serve", "--port", "0", "--data-dir", str(data), *options]
+    command = [sys.executable, "-m", "pyfaas", "serve", "--port", "0", "--data-dir", str(data), *given_up(), *options]
     with running(command, data, env) as house:
         yield house
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.house import Answer, House
+from tests.e2e.house import Answer, House, needs_cgroups
 
 Name = Callable[[], str]
 
@@ -118,6 +118,7 @@ def test_callers_deadline(house: House, function: str) -> None:
     assert shown["evidence"]["limit"] == "deadline"  # type: ignore[index]
 
 
+@needs_cgroups
 @pytest.mark.parametrize("do", ["memory", "memory_child"])
 def test_oom(house: House, function: str, do: str) -> None:
     """A run that needs more memory than it has is oom, in a child process too; the limit is named."""
@@ -125,7 +126,9 @@ def test_oom(house: House, function: str, do: str) -> None:
     assert shown["evidence"]["value"] == 128 << 20  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("do", "limit"), [("pids", "pids"), ("disk", "disk"), ("output", "output")])
+@pytest.mark.parametrize(
+    ("do", "limit"), [pytest.param("pids", "pids", marks=needs_cgroups), ("disk", "disk"), ("output", "output")]
+)
 def test_limit(house: House, function: str, do: str, limit: str) -> None:
     """A run that failed at a limit names it."""
     answer = house.invoke(function, {"do": do, "n": 7 << 20})
