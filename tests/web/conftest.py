@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,16 +32,25 @@ def listening() -> tuple[socket.socket, int]:
     return made, made.getsockname()[1]
 
 
-@pytest.fixture
-async def front() -> AsyncIterator[Served]:
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Served]:
     """Serve through the front."""
     service = FakeService(sync_payload=256 << 10, async_payload=64 << 10, bundle_packed=128 << 10)
     listen, port = listening()
     site = await start(cast("Any", service), service.config, listen)
-    yield Served(port, service, site)
-    await site.stop(0.05)
-    while Wire.opened:
-        await Wire.opened.pop().gone()
+    try:
+        yield Served(port, service, site)
+    finally:
+        await site.stop(0.05)
+        while Wire.opened:
+            await Wire.opened.pop().gone()
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Served]:
+    """Serve through the front."""
+    async with serving() as served:
+        yield served
 
 
 @pytest.fixture

@@ -6,12 +6,15 @@ import asyncio
 import json
 import logging
 import random
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
+import uvloop
 
 from pyfaas.web import event
 from pyfaas.web.front import IDLE_S
-from tests.web.conftest import Served
+from tests.web.conftest import Served, serving
 from tests.web.wire import Answer, Wire, ask, call, get, other
 
 N = b'{"n": %d}'
@@ -391,3 +394,29 @@ async def test_random_requests_in_random_pieces(front: Served, seed: int) -> Non
         got.append(value["n"] if answer.status == 200 and "n" in value else answer.status)
     assert got == wanted
     assert all(json.loads(running.request.body)["n"] != 666 for running in front.service.calls)
+
+
+ON_THE_SERVERS_LOOP = [
+    test_split_at_each_byte,
+    test_pipelined_calls_are_answered_in_order,
+    test_many_pipelined_calls_take_no_stack,
+    test_a_client_that_closes_its_half_has_left,
+    test_too_large_is_answered_before_the_body_has_come,
+    test_silence_ends_a_connection,
+    test_a_slow_reader_is_held_back,
+    test_one_call_at_a_time_is_held_back_too,
+    test_a_stop_waits_for_what_runs,
+    test_a_stop_lets_answers_go_out,
+]
+
+
+@pytest.mark.parametrize("scenario", ON_THE_SERVERS_LOOP, ids=lambda test: test.__name__.removeprefix("test_"))
+def test_on_uvloop(scenario: Callable[[Served], Coroutine[Any, Any, None]]) -> None:
+    """The same holds on the loop that the server uses: its transports differ in what they allow, and when."""
+
+    async def run() -> None:
+        async with serving() as served:
+            await scenario(served)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())

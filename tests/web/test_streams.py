@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pyfaas.web import streams
 from pyfaas.web.answers import own_head
 from pyfaas.web.streams import _framed
 from tests.web.conftest import Served
@@ -66,6 +67,16 @@ async def test_an_error_in_the_middle(front: Served, end: str, code: str, fault:
     events = (await ask(front.port, counted({"n": 1, "end": end}, b"text/event-stream"))).body.split(b"\n\n")
     assert events[1].startswith(b"event: error\ndata: {")
     assert json.loads(events[1].partition(b"data: ")[2])["code"] == code
+
+
+async def test_a_quiet_stream_of_events(front: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment now and then keeps a quiet stream of events alive; lines of JSON have no room for one."""
+    monkeypatch.setattr(streams, "_COMMENT_S", 0.05)
+    quiet = {"n": 2, "gap": 0.2}
+    events = (await ask(front.port, counted(quiet, b"text/event-stream"))).body.split(b"\n\n")
+    assert b": still running" in events
+    assert [event for event in events if event.startswith(b"data")] == [b'data: {"n":0,"pad":""}', b'data: {"n":1,"pad":""}']
+    assert len(items((await ask(front.port, counted(quiet))).body)) == 2
 
 
 async def test_an_error_in_the_middle_of_bytes(front: Served) -> None:
