@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from pyfaas.client import tagged
+from pyfaas.client.batch import AT_ONCE, ordered
 from pyfaas.client.errors import WaitTimeout, from_outcome, from_problem
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
 from pyfaas.client.packing import Package, pack
@@ -141,6 +142,25 @@ class AsyncClient:
         async with self.open(name, event, qualifier=qualifier, headers=sent) as reply:
             async for item in items(reply):
                 yield item
+
+    def map(
+        self,
+        name: str,
+        events: Iterable[Any],
+        *,
+        qualifier: str | int | None = None,
+        concurrency: int = AT_ONCE,
+        return_exceptions: bool = False,
+    ) -> AsyncIterator[Any]:
+        """Run a function once for each event, `concurrency` at once; yields results in the order of the events.
+
+        A failed run ends it, or is yielded as the exception with `return_exceptions`; a throttled one is tried again.
+        """
+
+        async def call(event: Any) -> Any:
+            return await self.invoke(name, event, qualifier=qualifier)
+
+        return ordered(events, call, at_once=concurrency, return_exceptions=return_exceptions)
 
     def open(
         self,

@@ -12,15 +12,14 @@ import importlib
 import inspect
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
+from pyfaas.client.batch import AT_ONCE, ordered
 from pyfaas.client.errors import from_outcome, invalid
 
 if TYPE_CHECKING:
     from pyfaas.client.sync import Client
-
-_AT_ONCE = 20
 
 
 class App:
@@ -165,17 +164,18 @@ class Function:
 
     def _map(self, inputs: Iterable[Any], *, return_exceptions: bool = False) -> Iterator[Any]:
         """Run once for each input, up to `concurrency` at once; yields results in the order of the inputs."""
-        return self._starmap(((each,) for each in inputs), return_exceptions=return_exceptions, count=_length(inputs))
+        return self._tracked(inputs, self._results(inputs, self._one, return_exceptions=return_exceptions))
 
-    def _starmap(
-        self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False, count: int | None = None
-    ) -> Iterator[Any]:
-        results = self.app.client.portal.iterate(self._results(inputs, return_exceptions=return_exceptions))
-        total = count if count is not None else _length(inputs)
-        if not sys.stderr.isatty() or total is None:
-            return results
-        track: Iterator[Any] = importlib.import_module("rich.progress").track(
-            results,
+    def _starmap(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False) -> Iterator[Any]:
+        return self._tracked(inputs, self._results(inputs, self._many, return_exceptions=return_exceptions))
+
+    def _tracked(self, inputs: Any, results: AsyncIterator[Any]) -> Iterator[Any]:
+        iterator = self.app.client.portal.iterate(results)
+        total = _length(inputs)
+        if total is None or not sys.stderr.isatty():
+            return iterator
+        track: Iterable[Any] = importlib.import_module("rich.progress").track(
+            iterator,
             description=self.name,
             total=total,
             console=importlib.import_module("rich.console").Console(stderr=True),
@@ -183,44 +183,24 @@ class Function:
         return iter(track)
 
     def _map_aio(self, inputs: Iterable[Any], *, return_exceptions: bool = False) -> AsyncIterator[Any]:
-        return self._starmap_aio(((each,) for each in inputs), return_exceptions=return_exceptions)
+        results = self._results(inputs, self._one, return_exceptions=return_exceptions)
+        return self.app.client.portal.iterate_aio(results)
 
     def _starmap_aio(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False) -> AsyncIterator[Any]:
-        results: AsyncIterator[Any] = self.app.client.portal.iterate_aio(
-            self._results(inputs, return_exceptions=return_exceptions)
-        )
-        return results
+        results = self._results(inputs, self._many, return_exceptions=return_exceptions)
+        return self.app.client.portal.iterate_aio(results)
 
-    async def _results(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool) -> AsyncIterator[Any]:
-        window = int(self.config.get("concurrency") or _AT_ONCE)
-        waiting: list[asyncio.Task[Any]] = []
-        source = iter(inputs)
-        error = importlib.import_module("pyfaas.client.errors").Error
-        try:
-            while True:
-                while len(waiting) < window and (args := next(source, None)) is not None:
-                    waiting.append(asyncio.create_task(self._patient(tuple(args))))
-                if not waiting:
-                    return
-                try:
-                    yield await waiting.pop(0)
-                except error as failure:
-                    if not return_exceptions:
-                        raise
-                    yield failure
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+    async def _one(self, each: Any) -> Any:
+        return await self._invoke((each,), {})
 
-    async def _patient(self, args: tuple[Any, ...]) -> Any:
-        """Call, and call again while the server says that it has too much to do."""
-        throttled = importlib.import_module("pyfaas.client.errors").Throttled
-        while True:
-            try:
-                return await self._invoke(args, {})
-            except throttled as error:
-                await asyncio.sleep(error.retry_after or 0.2)
+    async def _many(self, each: Iterable[Any]) -> Any:
+        return await self._invoke(tuple(each), {})
+
+    def _results(
+        self, inputs: Iterable[Any], call: Callable[[Any], Awaitable[Any]], *, return_exceptions: bool
+    ) -> AsyncIterator[Any]:
+        at_once = int(self.config.get("concurrency") or AT_ONCE)
+        return ordered(inputs, call, at_once=at_once, return_exceptions=return_exceptions)
 
 
 class FunctionCall:

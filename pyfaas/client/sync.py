@@ -150,6 +150,7 @@ class Client:
     wait_version = _blocking(AsyncClient.wait_version)
     invoke = _blocking(AsyncClient.invoke)
     stream = _iterating(AsyncClient.stream)
+    map = _iterating(AsyncClient.map)
     fetch = _blocking(AsyncClient.fetch)
     spawn = _blocking(AsyncClient.spawn)
     job = _blocking(AsyncClient.job)
