@@ -10,6 +10,9 @@ from collections.abc import Generator
 
 import pytest
 
+from sandbox.launcher import cgroups
+
+_NEED_CGROUPS = ("test_cgroups", "test_leaf", "test_main", "test_keeper")
 _NEED_ROOT = ("test_attach", "test_cell", "test_container", "test_doctor", "test_launcher", "test_teardown")
 
 
@@ -31,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.path.parent.name == "sandbox" and item.path.stem in _NEED_ROOT:
                 item.add_marker(pytest.mark.skip(reason=reason))
+            elif item.path.stem in _NEED_CGROUPS and not cgroups.detect().usable:
+                item.add_marker(pytest.mark.skip(reason="no cgroup is delegated to this user: see pyfaas doctor"))
 
 
 @pytest.hookimpl(wrapper=True)

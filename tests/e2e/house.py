@@ -174,7 +174,6 @@ def given_up() -> list[str]:
 
 
 needs_cgroups = pytest.mark.skipif("cgroups" in missing(), reason="memory and processes are not limited without a delegated cgroup")
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="the control outside the boundary is something that only root may do")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.house import Answer, House, packed, started
+from tests.e2e.house import Answer, House, given_up, packed, started
 
 SOURCE = "import time\ndef handler(e, c):\n    time.sleep((e or {}).get('s', 0))\n    return e"
 
@@ -164,7 +164,7 @@ def test_graceful_stop_leaves_nothing(tmp_path: Path) -> None:
 
 def test_second_server_is_refused(own: House) -> None:
     """A second server on the same data directory refuses in one line."""
-    command = [sys.executable, "-m", "pyfaas", "serve", "--port", "0", "--data-dir", str(own.data)]
+    command = [sys.executable, "-m", "pyfaas", "serve", "--port", "0", *given_up(), "--data-dir", str(own.data)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 3
     assert len(second.stderr.strip().splitlines()) == 1
