@@ -34,9 +34,7 @@ def create_account(
     no_network: Annotated[bool, typer.Option("--no-network", help="its functions may not reach the network")] = False,  # noqa: FBT002
 ) -> None:
     """Create an account; its token is printed this once."""
-    console.show(
-        chosen(ctx), act(ctx, lambda client: client.create_account(name, network=not no_network), is_admin=True)
-    )
+    _show_made(ctx, act(ctx, lambda client: client.create_account(name, network=not no_network), is_admin=True))
 
 
 @account.command("ls")
@@ -73,7 +71,7 @@ def create_token(
         lambda client: client.create_token(scopes=scope, expires=until, label=label, account=of),
         is_admin=of is not None,
     )
-    console.show(chosen(ctx), made)
+    _show_made(ctx, made)
 
 
 @token.command("ls")
@@ -93,7 +91,7 @@ def revoke(ctx: typer.Context, token_id: Annotated[str, typer.Argument(metavar="
 @token.command("rotate-admin")
 def rotate_admin(ctx: typer.Context) -> None:
     """Replace the admin's token, also in the server's data directory."""
-    console.show(chosen(ctx), act(ctx, lambda client: client.rotate_admin(), is_admin=True))
+    _show_made(ctx, act(ctx, lambda client: client.rotate_admin(), is_admin=True))
 
 
 @app.command()
@@ -140,6 +138,11 @@ def usage(
         rows = _summed(rows, by)
     heads = ("account", by) if by else ("kind", "account", "function", "alias", "api")
     console.show_list(chosen(ctx), rows, (*heads, "calls", "outcomes", "wall_ms", "cpu_ms", "gib_ms"))
+
+
+def _show_made(ctx: typer.Context, made: Mapping[str, Any]) -> None:
+    # Quiet leaves what a script wants, which is also what is never shown again.
+    console.show(chosen(ctx), made, ("token",) if chosen(ctx).quiet else ())
 
 
 def _summed(rows: Sequence[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:

@@ -88,7 +88,9 @@ def run(
             with console.progress(chosen(ctx), f"preparing {file}"):
                 version = await client.wait_version(package.name, published["version"])
             if version["state"] == "failed":
-                raise await failed_version(client, chosen(ctx), version)
+                failed = await failed_version(client, chosen(ctx), version)
+                failed.hint = ""  # there is no version to look at any more
+                raise failed
             await _invoke(client, chosen(ctx), package.name, event, None, headers, stream=True, logs=True)
         finally:
             await client.remove(package.name)

@@ -106,7 +106,7 @@ def _failed(error: Exception, chosen: Globals) -> int:
             return failures.USAGE
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else "pyfaas --help"
-        error = invalid(error.format_message(), hint)
+        error = invalid(error.format_message().removeprefix("Invalid value: "), hint)
     elif isinstance(error, PyfaasError):
         error = from_refusal(error)
     if isinstance(error, Error):

@@ -14,11 +14,13 @@ from urllib.parse import quote
 
 from pyfaas.client import tagged
 from pyfaas.client.batch import AT_ONCE, ordered
-from pyfaas.client.errors import WaitTimeout, from_outcome, from_problem
+from pyfaas.client.errors import WaitTimeout, from_outcome, from_problem, from_refusal, invalid
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
 from pyfaas.client.packing import Package, pack
 from pyfaas.client.profile import locate
+from pyfaas.errors import PyfaasError
 from pyfaas.model import JobState
+from pyfaas.names import check_name
 
 NDJSON = "application/x-ndjson"
 _POLL_S = 30
@@ -210,7 +212,7 @@ class AsyncClient:
 
     async def job(self, job_id: str, *, wait: int = 0) -> dict[str, Any]:
         """Show an asynchronous invocation, once it ended or after `wait` seconds."""
-        return await self._get(f"/v1/invocations/{quote(job_id, safe='')}", wait=wait or None)
+        return await self._get(f"/v1/invocations/{_segment(job_id)}", wait=wait or None)
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
         """Return an asynchronous invocation once it ended; raises TimeoutError after `timeout` seconds."""
@@ -233,12 +235,12 @@ class AsyncClient:
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel an asynchronous invocation; one that ended is shown unchanged."""
-        return await self._json(json_call("DELETE", f"/v1/invocations/{quote(job_id, safe='')}"))
+        return await self._json(json_call("DELETE", f"/v1/invocations/{_segment(job_id)}"))
 
     async def replay(self, job_id: str, event: bytes | None = None) -> dict[str, Any]:
         """Run an asynchronous invocation again, with the same or another body; returns {id, state, replay_of}."""
         headers = {"Content-Type": "application/json"} if event is not None else {}
-        path = f"/v1/invocations/{quote(job_id, safe='')}/replay"
+        path = f"/v1/invocations/{_segment(job_id)}/replay"
         return await self._json(Call(method="POST", path=path, body=event, headers=headers))
 
     async def logs(
@@ -301,11 +303,11 @@ class AsyncClient:
     ) -> dict[str, Any]:
         """Point a release alias at a version, with whole percents for others."""
         document = {"version": version, "weights": {str(key): value for key, value in (weights or {}).items()}}
-        return await self._json(json_call("PUT", f"{_function(name)}/aliases/{quote(alias, safe='')}", document))
+        return await self._json(json_call("PUT", f"{_function(name)}/aliases/{_segment(alias)}", document))
 
     async def remove_alias(self, name: str, alias: str) -> None:
         """Remove a release alias."""
-        await self._done(json_call("DELETE", f"{_function(name)}/aliases/{quote(alias, safe='')}"))
+        await self._done(json_call("DELETE", f"{_function(name)}/aliases/{_segment(alias)}"))
 
     # ---- accounts
 
@@ -323,7 +325,7 @@ class AsyncClient:
 
     async def remove_account(self, name: str) -> None:
         """Remove an account with all that is its own."""
-        await self._done(json_call("DELETE", f"/v1/accounts/{quote(name, safe='')}"))
+        await self._done(json_call("DELETE", f"/v1/accounts/{_segment(name)}"))
 
     async def tokens(self) -> list[dict[str, Any]]:
         """List the account's tokens, without their text."""
@@ -344,7 +346,7 @@ class AsyncClient:
 
     async def revoke_token(self, token_id: str) -> None:
         """Revoke a token at once."""
-        await self._done(json_call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}"))
+        await self._done(json_call("DELETE", f"/v1/tokens/{_segment(token_id)}"))
 
     async def rotate_admin(self) -> dict[str, Any]:
         """Replace the admin's token, also in the server's data directory."""
@@ -442,8 +444,18 @@ def job_result(shown: Mapping[str, Any]) -> Any:
     raise from_outcome(str(outcome), document, invocation_id=str(shown.get("id") or ""))
 
 
+def _segment(text: str) -> str:
+    """Return a path's segment; what would name another path is refused."""
+    if text in ("", ".", ".."):
+        raise invalid(f"{text!r} names nothing")
+    return quote(text, safe="")
+
+
 def _function(name: str) -> str:
-    return f"/v1/functions/{quote(name, safe='')}"
+    try:
+        return f"/v1/functions/{check_name(name)}"
+    except PyfaasError as error:
+        raise from_refusal(error) from None
 
 
 def _whole(until: float | None, now: float) -> int:

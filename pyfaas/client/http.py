@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -141,7 +142,9 @@ class HttpTransport:
         )
 
     def _unreachable(self, error: Exception) -> Unreachable:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        number = getattr(error, "errno", None)
+        known = os.strerror(number) if isinstance(number, int) and number > 0 else None  # below: the resolver's own
+        reason = known or getattr(error, "strerror", None) or str(error) or type(error).__name__
         message = f"cannot reach {self._url}: {reason}"
         hint = "is the server running? pyfaas serve starts one"
         return Unreachable(

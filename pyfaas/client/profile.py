@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pyfaas.client.errors import NotAllowed, Unreachable, invalid
 from pyfaas.config import default_data_dir, environment
@@ -37,6 +38,7 @@ def locate(url: str | None = None, token: str | None = None, *, is_admin: bool =
     """
     url = url or environment("PYFAAS_URL")
     token, source = (token, "argument") if token else (environment("PYFAAS_TOKEN"), "environment")
+    token = _usable(token) if token else None
     if url and token:
         return Endpoint(url=_clean(url), token=token, source=source)
     for known in _known(is_admin=is_admin):
@@ -122,9 +124,21 @@ def write_profile(name: str, url: str, token: str) -> Path:
 
 def _clean(url: str) -> str:
     url = url.strip().rstrip("/")
-    if not url.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port out of range
+        is_good = False
+    if not is_good or not url.isprintable() or any(c in url for c in " ?#"):
         raise invalid(f"{url!r} is not a server's URL", "write http://HOST:PORT")
     return url
+
+
+def _usable(token: str) -> str:
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise invalid("the token has characters that no token has", "pass it as it was printed, pf_…")
+    return token
 
 
 def _nowhere() -> Unreachable:

@@ -82,6 +82,9 @@ def test_a_failed_version_is_1(cli: Cli) -> None:
         ["ls", "--nothing"],
         ["invoke"],
         ["invoke", "a b"],
+        ["versions", "a b"],
+        ["jobs", "get", ".."],
+        ["token", "revoke", ""],
         ["deploy", "missing"],
         ["-o", "xml", "ls"],
         ["alias", "set", "f", "1"],
@@ -106,6 +109,10 @@ def test_unreachable_is_3_and_not_allowed_4(cli: Cli) -> None:
     cli.url = "http://127.0.0.1:1"
     done = cli("ls")
     assert (done.returncode, "pyfaas serve" in done.stderr) == (3, True)
+    assert done.stderr.startswith("error: cannot reach http://127.0.0.1:1: Connection refused\n")
+    cli.url = "http://127.0.0.1:99999"
+    assert cli("ls").returncode == 2
+    cli.url = "http://127.0.0.1:1"
     cli.token = ""
     assert cli("ls").returncode == 3
 

@@ -170,6 +170,8 @@ def test_accounts_and_tokens(cli: Cli) -> None:
         ).stdout
     )
     assert (made["scopes"], made["label"], made["token"]) == (["read", "invoke"], "ci", "pf_new")
+    for words in (("account", "create", "new", "-q"), ("token", "create", "-q")):
+        assert cli(*words).stdout == "pf_new\n"
     for words in (
         "account ls",
         "account rm new -y",

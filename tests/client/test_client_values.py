@@ -134,3 +134,27 @@ def test_a_named_profile_must_exist(machine: Path, monkeypatch: pytest.MonkeyPat
         profile.locate()
     profile.write_profile("work", "http://h:1", "pf_w")
     assert profile.locate().token == "pf_w"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://h:1", "h:1", "http://", "http://h:99999", "http://[::", "http://h:1/?a", "http://h h:1", "http://h:x"],
+)
+def test_what_is_no_url_is_refused_before_it_is_used(machine: Path, url: str) -> None:
+    """A server's URL is judged here, as the caller's mistake, not as a server that cannot be reached."""
+    with pytest.raises(errors.InvalidRequest, match="not a server's URL"):
+        profile.locate(url, "pf_t")
+
+
+def test_a_url_may_have_a_path_and_an_address(machine: Path) -> None:
+    """Servers behind a prefix and on IPv6 can be named."""
+    urls = [profile.locate(url, "pf_t").url for url in ("https://h/pyfaas/", "http://[::1]:8787", "http://h")]
+    assert urls == ["https://h/pyfaas", "http://[::1]:8787", "http://h"]
+
+
+@pytest.mark.parametrize("token", ["a\nb", "a b", "é", "\udcff"])
+def test_a_token_that_cannot_be_sent_is_refused(machine: Path, token: str) -> None:
+    """It would break the request's head; what surrounds it is forgiven."""
+    with pytest.raises(errors.InvalidRequest, match="the token"):
+        profile.locate("http://h", token)
+    assert profile.locate("http://h", " pf_t\n").token == "pf_t"
