@@ -39,7 +39,7 @@ def tell(error: Error, chosen: Globals) -> None:
     if chosen.output is not Output.TABLE:
         console.err(console.render(error.problem, chosen.output))
         return
-    first, _, rest = error.message.partition("\n")
+    first, _, rest = str(error).partition("\n")
     console.err(f"error: {first[:_LONGEST_LINE]}")
     if error.hint:
         console.err(f"hint: {error.hint}")

@@ -39,7 +39,10 @@ class Error(Exception):
 
 
 class FunctionError(Error):
-    """The function ran and failed, or was stopped; `outcome` says how."""
+    """The function ran and failed, or was stopped; `outcome` says how.
+
+    `message` is what the function said, without its type; `str()` has both.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,8 @@ class FunctionError(Error):
     ) -> None:
         """Keep what the function said of itself."""
         super().__init__(message, status=status, problem=problem)
+        if isinstance(self.problem.get("errorMessage"), str):
+            self.message = self.problem["errorMessage"]
         self.error_type = str(self.problem.get("errorType") or outcome)
         self.stack_trace: list[Any] = list(self.problem.get("stackTrace") or [])
         self.outcome = outcome

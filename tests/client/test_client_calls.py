@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sys
 from pathlib import Path
 
@@ -76,11 +77,14 @@ def test_a_function_error_tells_what_the_function_said(client: Client, deploy: o
     error = caught.value
     assert (error.error_type, error.message, error.outcome, error.invocation_id) == (
         "ValueError",
-        "ValueError: boom",
+        "boom",
         "error",
         "inv-1",
     )
+    assert str(error) == "ValueError: boom"
     assert error.stack_trace == ["main.py:3 handler"]
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), vars(copied)) == (str(error), vars(error))
 
 
 def test_a_missing_scope_and_an_unknown_token_are_not_allowed(fake: Fake) -> None:
