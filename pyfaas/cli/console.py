@@ -54,7 +54,8 @@ def render(document: Any, output: Output) -> str:
     if output is Output.YAML:
         text: str = importlib.import_module("yaml").safe_dump(document, sort_keys=False, allow_unicode=True)
         return text.rstrip("\n")
-    return json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    is_ascii = "utf" not in (sys.stdout.encoding or "").lower()
+    return json.dumps(document, ensure_ascii=is_ascii, indent=2 if sys.stdout.isatty() else None)
 
 
 def show(chosen: Globals, document: Mapping[str, Any], columns: Sequence[str] = ()) -> None:

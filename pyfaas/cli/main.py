@@ -7,6 +7,7 @@ Ctrl-C and a closed pipe end quietly at any time, while modules are still being 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command line and exit with its code."""
-    _fill_closed_streams()
+    _prepare_streams()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -46,6 +47,12 @@ def _run(arguments: list[str]) -> int:
 def forget_output() -> None:
     """Give what is left in the buffer to nobody; without this the interpreter would complain at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare_streams() -> None:
+    _fill_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a locale has no letter for is shown, not a failure
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fill_closed_streams() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Cli:
     directory: Path
     token: str = "pf_good"
     url: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -33,7 +34,7 @@ class Cli:
             "PYFAAS_DATA_DIR": str(self.directory / "data"),
         }
         named = {"PYFAAS_URL": self.url or self.fake.url, "PYFAAS_TOKEN": self.token} if self.token else {}
-        return {**kept, **home, **named, "PYTHONPATH": str(REPOSITORY)}
+        return {**kept, **home, **named, "PYTHONPATH": str(REPOSITORY), **self.variables}
 
     def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

@@ -230,3 +230,13 @@ def test_a_file_that_cannot_be_made_is_named(cli: Cli) -> None:
     (cli.directory / "here").symlink_to("/proc/nowhere")
     done = cli("init", "here")
     assert (done.returncode, done.stderr) == (2, "error: here: File exists\n")
+
+
+def test_a_locale_without_the_letters_is_no_failure(cli: Cli) -> None:
+    """What cannot be written in the locale's encoding is shown escaped; JSON stays JSON."""
+    cli.variables["PYTHONIOENCODING"] = "ascii"
+    assert "\\xe9" in cli("token", "create", "--label", "é").stdout
+    assert json.loads(cli("token", "create", "--label", "é", "-o", "json").stdout)["label"] == "é"
+    done = cli("-o", "json", "deploy", "été.txt")
+    assert json.loads(done.stderr)["detail"].startswith("été.txt")
+    assert "\\xe9t\\xe9.txt" in cli("deploy", "été.txt").stderr
