@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
+from sandbox import kernel
 from sandbox.launcher import cgroups
 
 _NEED_CGROUPS = ("test_cgroups", "test_leaf", "test_main", "test_keeper")
@@ -25,6 +26,8 @@ def pytest_configure() -> None:
     """Forget the developer's server, tokens and options: a test names what it wants."""
     for name in [name for name in os.environ if name.startswith("PYFAAS_")]:
         del os.environ[name]
+    if os.getuid() == 0 and not os.path.samestat(os.stat("/proc/1/root"), os.stat("/")):
+        kernel.own_mounts()  # nobody in a chroot may make a user namespace, and the ordinary user's tests do
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -210,6 +211,10 @@ def test_the_servers_own_machine_needs_no_login(cli: Cli) -> None:
     assert cli("token", "create").returncode == 4
 
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the system's package curl is not installed")
+
+
+@needs_curl
 def test_curl_prints_a_command_that_works(cli: Cli) -> None:
     """--curl sends nothing, shows no token, and what it prints does the same."""
     cli.deploy("echo")
@@ -222,6 +227,7 @@ def test_curl_prints_a_command_that_works(cli: Cli) -> None:
     assert done.stdout == '{"it": "it\'s"}'
 
 
+@needs_curl
 def test_curl_of_a_deploy_takes_a_zip(cli: Cli) -> None:
     """The configuration is in the command, the code in a file beside it."""
     (cli.directory / "curled.py").write_text("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,9 @@ PACKAGES = ("pyfaas", "sandbox")
 @functools.cache
 def tracked() -> tuple[str, ...]:
     """Return the paths of all files that belong to the project; without git, what the folders hold."""
-    listed = subprocess.run(
-        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode == 0:
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    if listed is not None and listed.returncode == 0:
         return tuple(path for path in listed.stdout.split("\0") if path and (ROOT / path).is_file())
     folders = (*PACKAGES, "tests", "examples", "benchmarks")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
