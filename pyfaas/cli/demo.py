@@ -27,6 +27,14 @@ from pyfaas.cli.options import Globals, Output
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.errors import Error, NotFound
 
+# What is lost with a layer that one may go without.
+_COSTS = {
+    "cgroups": "no function's memory, processes or processor time are limited",
+    "proc": "a function sees what /proc tells of the whole machine",
+    "seccomp": "a function may make every system call of the kernel",
+    "landlock": "files are kept away by mounts and modes alone",
+}
+
 app = typer.Typer(rich_markup_mode=None)
 ACCOUNTS = ("north", "south")
 EXAMPLES = ("hello", "report", "graph", "fanout", "stream", "asgi", "page", "thumbnail")
@@ -158,9 +166,8 @@ async def _demo(report: Report, examples: Path, place: Path) -> None:
         nonlocal process
         weaker = _missing_layers()
         if weaker:
-            console.note(
-                report.options, f"note: this machine or user lacks {', '.join(weaker)}; the demo goes on without"
-            )
+            lost = "; ".join(f"{name} ({_COSTS.get(name, 'a layer of the isolation')})" for name in weaker)
+            console.note(report.options, f"note: not to be had here: {lost}; the demo goes on, since its functions are ours")
         process = await _spawn(place, weaker)
         return await _ready(process, stage)
 
