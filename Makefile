@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 DELEGATED := systemd-run --user --scope --quiet --collect -p Delegate=yes
 SCOPE = $(shell test "$$(id -u)" -eq 0 || { $(DELEGATED) true 2>/dev/null && echo $(DELEGATED); })
 
-.PHONY: setup demo test serve bench bench-quick lint clean
+.PHONY: setup demo test test-wheels serve bench bench-quick lint clean
 
 setup: $(STAMP)
 
@@ -35,11 +35,19 @@ test: setup
 serve: setup
 	@$(BIN)/pyfaas serve $(ARGS)
 
-bench: setup
+# Every package of tests/wheels does its small real job in a container; `make test` runs some of them.
+test-wheels: setup
+	@$(SCOPE) $(BIN)/python -m pytest -q tests/wheels --all-wheels $(ARGS)
+
+bench: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-quick: setup
+bench-quick: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+$(VENV)/.bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
 
 lint: setup
 	@$(BIN)/ruff check .
