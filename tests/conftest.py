@@ -20,6 +20,7 @@ _NEED_ROOT = ("test_attach", "test_cell", "test_container", "test_doctor", "test
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our flags."""
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself has failed")
+    parser.addoption("--all-wheels", action="store_true", help="tests/wheels: try every package, not only the quick ones")
 
 
 def pytest_configure() -> None:
