@@ -12,7 +12,7 @@ import json
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyfaas.cli.options import Globals, Output
@@ -100,15 +100,39 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         out("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
 
 
+def draws(chosen: Globals) -> bool:
+    """Tell whether progress is shown: on a terminal that can be drawn on, to somebody who wants it."""
+    is_terminal = sys.stderr.isatty() and environment("TERM") not in ("dumb", "", None)
+    return is_terminal and not chosen.quiet and chosen.output is Output.TABLE
+
+
 @contextlib.contextmanager
-def progress(chosen: Globals, text: str) -> Iterator[None]:
-    """Show that something goes on, on a terminal only."""
-    if chosen.quiet or chosen.output is not Output.TABLE or not sys.stderr.isatty():
-        yield
+def progress(chosen: Globals, text: str) -> Iterator[Callable[[str], None]]:
+    """Show that something goes on, on a terminal only; gives what says more of it."""
+    if not draws(chosen):
+        yield lambda _: None
         return
+    escape = importlib.import_module("rich.markup").escape
     shown = importlib.import_module("rich.console").Console(stderr=True)
-    with shown.status(importlib.import_module("rich.markup").escape(_tame(text))):
-        yield
+    with shown.status(escape(_tame(text))) as status:
+        yield lambda more: status.update(escape(_tame(f"{text}: {more}")))
+
+
+@contextlib.contextmanager
+def bar(chosen: Globals, text: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """Show how much is done of a total (None: nobody knows), on a terminal only; gives what moves it on."""
+    if not draws(chosen):
+        yield lambda _done, _more: None
+        return
+    rich = importlib.import_module("rich.progress")
+    shown = importlib.import_module("rich.console").Console(stderr=True)
+    columns = [rich.TextColumn("{task.description}", markup=False), rich.BarColumn(bar_width=None)]
+    columns += [rich.TaskProgressColumn()] if total is not None else []
+    columns += [rich.TextColumn("{task.fields[more]}", markup=False)]
+    columns += [rich.TimeRemainingColumn(compact=True)] if total is not None else [rich.TimeElapsedColumn()]
+    with rich.Progress(*columns, console=shown, transient=True, expand=True) as drawn:
+        task = drawn.add_task(_tame(text), total=total, more="")
+        yield lambda done, more: drawn.update(task, completed=done, more=more)
 
 
 def cell(value: Any, key: str = "") -> str:

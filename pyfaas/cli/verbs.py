@@ -6,6 +6,7 @@ VERBS = {
     "deploy": ("pyfaas.cli.publish", "publish a version of a directory, a Python file or a zip"),
     "invoke": ("pyfaas.cli.invoke", "run a function; the result on stdout"),
     "run": ("pyfaas.cli.invoke", "run a file's function once in a container, deploying nothing"),
+    "map": ("pyfaas.cli.map", "run a function once for each line of a file"),
     "logs": ("pyfaas.cli.logs", "show a function's log, or a version's build log"),
     "ls": ("pyfaas.cli.functions", "list functions"),
     "describe": ("pyfaas.cli.functions", "show a function"),
