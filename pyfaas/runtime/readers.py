@@ -52,6 +52,9 @@ def _class_reader(annotation: type) -> Reader:
         return _enum_reader(annotation)
     if dataclasses.is_dataclass(annotation):
         return _dataclass_reader(annotation)
+    named = _BY_NAME.get(f"{annotation.__module__}.{annotation.__qualname__}")
+    if named is not None:
+        return _text_reader(annotation, named)
     validate = getattr(annotation, "model_validate", None)
     return _pydantic_reader(validate) if callable(validate) else _read_any
 
@@ -129,6 +132,26 @@ def _iso_reader(kind: Any, wanted: str) -> Reader:
     return read
 
 
+def _read_timedelta(value: Any, path: str) -> datetime.timedelta:
+    if isinstance(value, datetime.timedelta):
+        return value
+    return datetime.timedelta(seconds=_read_float(value, path))
+
+
+def _text_reader(kind: Any, wanted: str) -> Reader:
+    def read(value: Any, path: str) -> Any:
+        if type(value) is kind:
+            return value
+        if isinstance(value, str) or (type(value) is int and kind.__name__ == "Decimal"):
+            try:
+                return kind(value)
+            except (ValueError, ArithmeticError):
+                pass
+        raise mismatch(path, wanted, value)
+
+    return read
+
+
 def _union_reader(args: tuple[Any, ...]) -> Reader:
     readers = [make_reader(arg) for arg in args]
     # A value that already has one of the types exactly is taken as it is: in `str | bytes` a string stays a string.
@@ -184,7 +207,7 @@ def _key_reader(key: Any) -> Reader:
 
 def _sequence_reader(build: Callable[[Any], Any], read_item: Reader) -> Reader:
     def read(value: Any, path: str) -> Any:
-        if type(value) is not list:
+        if type(value) is not list and not (build in (set, frozenset) and isinstance(value, set | frozenset)):
             raise mismatch(path, "an array", value)
         return build([read_item(item, f"{path}[{index}]") for index, item in enumerate(value)])
 
@@ -303,9 +326,13 @@ _SIMPLE: dict[Any, Reader] = {
     datetime.datetime: _iso_reader(datetime.datetime, "a date and time (ISO 8601)"),
     datetime.date: _iso_reader(datetime.date, "a date (ISO 8601)"),
     datetime.time: _iso_reader(datetime.time, "a time (ISO 8601)"),
+    datetime.timedelta: _read_timedelta,
     tuple: _sequence_reader(tuple, _read_any),
     set: _sequence_reader(set, _read_any),
+    frozenset: _sequence_reader(frozenset, _read_any),
 }
+# By name: who has such a parameter has loaded the module, and nobody else needs it.
+_BY_NAME = {"decimal.Decimal": "a decimal number (as text)", "uuid.UUID": "a UUID"}
 _SEQUENCES: dict[Any, Callable[[Any], Any]] = {
     list: list,
     set: set,

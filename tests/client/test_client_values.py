@@ -5,45 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pyfaas.client import errors, profile, tagged
+from pyfaas.client import errors, profile
 from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import Outcome
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.binary() | st.datetimes() | st.dates(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text().filter(lambda key: not key.startswith("$")), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
-@given(json_values)
-def test_tagged_values_come_back(value: object) -> None:
-    """Whatever the SDK can send comes back equal."""
-    assert tagged.loads(tagged.dumps(value)) == value
-
-
-@pytest.mark.parametrize(
-    "value", [{"$bytes": "no base64!"}, {"$bytes": 3}, {"$datetime": "soon"}, {"$other": 1}, {"$ndarray": {}}]
-)
-def test_what_is_no_tag_stays(value: dict[str, object]) -> None:
-    """An object that only looks like a tag is the function's own data."""
-    assert tagged.decode(value) == value
-
-
-def test_a_value_without_a_form_is_named() -> None:
-    """A type that JSON cannot carry is refused by its name, before anything is sent."""
-    with pytest.raises(errors.InvalidRequest, match="complex"):
-        tagged.dumps({"z": 1j})
-    with pytest.raises(errors.InvalidRequest):
-        tagged.dumps(float("nan"))
-
 
 @pytest.mark.parametrize("code", list(Code))
 def test_every_code_has_a_class_for_whose_fault_it_is(code: Code) -> None:

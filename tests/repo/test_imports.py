@@ -16,6 +16,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.names", ("pyfaas.errors",)),
     ("pyfaas.model", ("pyfaas.errors", "pyfaas.names")),
     ("pyfaas.bundle", ()),
+    ("pyfaas.tagged", ()),
     ("pyfaas.config", ("pyfaas.errors",)),
     ("pyfaas.contract", ("pyfaas.errors", "pyfaas.model")),
     ("pyfaas.calls", ("pyfaas.errors", "pyfaas.model")),
@@ -41,9 +42,12 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "pyfaas.client",
-        ("pyfaas.config", "pyfaas.contract", "pyfaas.errors", "pyfaas.manifest", "pyfaas.model", "pyfaas.names"),
+        (
+            *("pyfaas.config", "pyfaas.contract", "pyfaas.errors", "pyfaas.manifest", "pyfaas.model", "pyfaas.names"),
+            *("pyfaas.tagged", "pyfaas.__version__"),
+        ),
     ),
-    ("pyfaas.runtime", ("pyfaas.bundle", "sandbox.errors", "sandbox.wire")),
+    ("pyfaas.runtime", ("pyfaas.bundle", "pyfaas.tagged", "sandbox.errors", "sandbox.wire")),
     ("pyfaas.cli", ("pyfaas.client", "pyfaas.config", "pyfaas.errors", "pyfaas.names", "pyfaas.keeper", "sandbox.doctor")),
     ("pyfaas.__main__", ("pyfaas.cli",)),
     ("pyfaas.server", ("pyfaas", "sandbox")),
@@ -120,7 +124,7 @@ def test_the_other_side_of_the_boundary_is_not_imported() -> None:
 
 
 def test_the_runtime_stands_on_the_standard_library() -> None:
-    """Code that runs inside the container imports the standard library, pyfaas.bundle and the wire, nothing else."""
+    """Code that runs inside the container imports the standard library, pyfaas.bundle, pyfaas.tagged and the wire, nothing else."""
     outside = set()
     for module, path in modules().items():
         if module.startswith(("pyfaas.runtime", "sandbox.guest", "sandbox.launcher")):
