@@ -16,6 +16,8 @@ from pyfaas.model import Caller
 from pyfaas.service.service import Service
 from pyfaas.web import asked, problems
 from pyfaas.web.event import check_length
+from pyfaas.web.openapi import DOCUMENT, packed
+from pyfaas.web.operations import OPERATIONS
 from pyfaas.web.routes import ROUTES, Route
 
 log = logging.getLogger(__name__)
@@ -27,18 +29,25 @@ def build_app(service: Service, *further: Any) -> web.Application:
     config = service.config
     app = web.Application(middlewares=[*further, _as_problems], client_max_size=config.bundle_packed + (1 << 20))
     app.on_response_prepare.append(_sign)
+    app[DOCUMENT] = packed([route for route in ROUTES if (route.method, route.path) in OPERATIONS])
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _bound(service, route), expect_handler=_expected(config, route))
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            app.router.add_route(method, route.path, _bound(service, route), expect_handler=_expected(config, route))
     return app
 
 
 def _bound(service: Service, route: Route) -> _Handler:
+    described = OPERATIONS.get((route.method, route.path))
+    known = described.query if described is not None and not route.is_url else None
+
     async def handle(request: web.Request) -> web.StreamResponse:
         caller = _caller(service, request, is_needed=route.scope is not None)
         if route.scope is not None and caller is not None:
             require(caller, route.scope)
         if not route.is_url:
             asked.check_path(request)
+        if known is not None:
+            asked.check_query(request, known)
         answer = await route.handler(service, request, caller)
         return answer if isinstance(answer, web.StreamResponse) else web.json_response(answer)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+import re
+from collections.abc import Collection
 from typing import Any
 
 from aiohttp import web
@@ -14,7 +15,9 @@ from pyfaas.names import check_name
 from pyfaas.web import event
 
 _SMALL = 64 * 1024
-MAX_VERSION = 10**9
+MAX_VERSION, MAX_TIME = 10**9, 10**12
+_TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
+_FLAGS = {"": True, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def known(caller: Caller | None) -> Caller:
@@ -54,18 +57,30 @@ def query_number(request: web.Request, key: str, default: int, low: int, high: i
 
 def query_time(request: web.Request, key: str, default: float) -> float:
     """Return a time of the query, in seconds since the epoch."""
-    try:
-        found = float(request.query.get(key, default))
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+    text = request.query.get(key)
+    if text is None:
+        return default
+    if not _TIME.fullmatch(text) or not text.isascii():
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be seconds since the epoch")
-    return found
+    return float(text)
 
 
 def query_flag(request: web.Request, key: str) -> bool:
-    """Tell whether a flag of the query is set: it is there, and neither 0 nor false."""
-    return request.query.get(key, "0").lower() not in ("0", "false", "no")
+    """Tell whether a flag of the query is set: its name alone does it; raises invalid_request for what is no flag."""
+    text = request.query.get(key, "0").lower()
+    if text not in _FLAGS:
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be true or false")
+    return _FLAGS[text]
+
+
+def check_query(request: web.Request, known: Collection[str]) -> None:
+    """Raise unknown_key for a parameter that the route has not, invalid_request for one that is there twice."""
+    for key in request.query:
+        if key not in known:
+            hint = "known are " + ", ".join(known) if known else "this request has none"
+            raise PyfaasError(Code.UNKNOWN_KEY, f"unknown query parameter {key[:64]!r}", hint=hint)
+        if len(request.query.getall(key)) > 1:
+            raise PyfaasError(Code.INVALID_REQUEST, f"{key} is there twice")
 
 
 async def body(request: web.Request, *keys: str) -> dict[str, Any]:

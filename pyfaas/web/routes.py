@@ -15,6 +15,7 @@ from aiohttp import web
 from pyfaas.model import Caller, Scope
 from pyfaas.service.service import Service
 from pyfaas.web import routes_accounts as accounts
+from pyfaas.web import routes_backup
 from pyfaas.web import routes_calls as calls
 from pyfaas.web import routes_functions as functions
 from pyfaas.web import routes_server as server
@@ -39,6 +40,7 @@ class Route:
 
 ROUTES = (
     Route("GET", "/", server.front_page, None),
+    Route("GET", "/openapi.json", server.openapi, None),
     Route("GET", "/healthz", server.healthz, None),
     Route("GET", "/readyz", server.readyz, None),
     Route("GET", "/v1/whoami", accounts.whoami, Scope.INVOKE),
@@ -71,5 +73,6 @@ ROUTES = (
     Route("GET", "/v1/usage", server.usage, Scope.READ),
     Route("GET", "/v1/limits", server.limits, Scope.INVOKE),
     Route("GET", "/v1/fleets", server.fleets, Scope.READ),
+    Route("GET", "/v1/backup", routes_backup.backup, Scope.ADMIN),
     Route("*", "/f/{account}/{target}/{rest:.*}", calls.function_url, None),
 )

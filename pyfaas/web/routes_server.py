@@ -10,7 +10,8 @@ from aiohttp import web
 from pyfaas import __version__
 from pyfaas.model import Caller
 from pyfaas.service.service import Service
-from pyfaas.web import asked
+from pyfaas.web import asked, page
+from pyfaas.web.openapi import DOCUMENT
 
 _DAY_S = 86_400
 
@@ -42,20 +43,21 @@ async def readyz(service: Service, _request: web.Request, _caller: Caller | None
     return web.json_response(shown, status=200 if shown["ready"] else 503, headers={} if shown["ready"] else {"Retry-After": "1"})
 
 
-async def front_page(_service: Service, _request: web.Request, _caller: Caller | None) -> Any:
-    """Say what this is and where things are, to whoever opens it in a browser."""
-    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return web.Response(text=_PAGE, content_type="text/html", headers=policy)
+async def openapi(_service: Service, request: web.Request, _caller: Caller | None) -> Any:
+    """Give the OpenAPI document."""
+    body, tag = request.app[DOCUMENT]
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("If-None-Match", "").split(",")]
+    if tag in known or "*" in known:
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, content_type="application/json", headers=headers)
 
 
-_PAGE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>pyfaas</title>
-<style>body{{font:16px/1.5 system-ui;max-width:40em;margin:4em auto;padding:0 1em}}code{{background:#eee;padding:.1em .3em}}</style>
-<h1>pyfaas {__version__}</h1>
-<p>A serverless server for one Linux box. This is its HTTP interface; calls need <code>Authorization: Bearer pf_…</code>.</p>
-<ul>
-<li><code>PUT /v1/functions/NAME</code> publishes a function, <code>POST /v1/functions/NAME/invoke</code> runs it</li>
-<li><code>/f/ACCOUNT/NAME/</code> is a function's own URL</li>
-<li><code>GET /readyz</code> tells which layers of isolation are live, <code>GET /healthz</code> whether the server is</li>
-<li><code>pyfaas --help</code> lists what the command line does</li>
-</ul></html>
-"""
+async def front_page(service: Service, request: web.Request, _caller: Caller | None) -> Any:
+    """Say what this is and where things are: a page for a browser, JSON for anybody else."""
+    ready = service.ready()
+    headers = {"Vary": "Accept", "Cache-Control": "no-cache"}
+    if not page.is_wanted(request.headers.get("Accept", "")):
+        return web.json_response(page.home(ready), headers=headers)
+    shown = page.render(f"{request.scheme}://{page.host_of(request.headers.get('Host', ''), service.config)}", ready)
+    return web.Response(text=shown, content_type="text/html", charset="utf-8", headers={**headers, **page.POLICY})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -81,12 +84,68 @@ def test_each_route_is_in_the_table_once() -> None:
     assert len(rows) == len(set(rows))
 
 
+BROWSER = b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"
+
+
 async def test_the_front_page(front: Served) -> None:
-    """A browser is told what this is, and may run nothing."""
-    answer = await ask(front.port, other(b"GET", b"/", token=None))
-    assert answer.headers["content-type"].startswith("text/html")
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert b"pyfaas" in answer.body
+    """A browser gets a page that names the address it asked, and may load and run nothing."""
+    answer = await ask(front.port, other(b"GET", b"/", b"", BROWSER, token=None).replace(b"Host: x", b"Host: box.example:8787"))
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    page = answer.body.decode()
+    for word in ("http://box.example:8787/v1/functions/", 'href="/openapi.json"', 'href="/readyz"', 'href="/metrics"', "pyfaas deploy", "default.token"):
+        assert word in page
+    assert "src=" not in page
+    assert set(re.findall(r'(?:href|action)="([^"]*)"', page)) == {"/openapi.json", "/readyz", "/healthz", "/metrics"}
+
+
+async def test_the_style_is_the_one_that_the_policy_allows(front: Served) -> None:
+    """The page's one style is the one whose hash is in the policy: a browser applies it, and no other."""
+    answer = await ask(front.port, other(b"GET", b"/", b"", BROWSER, token=None))
+    (style,) = re.findall(rb"<style>(.*?)</style>", answer.body, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    assert f"'sha256-{digest}'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", [b"a<script>", b"x y", b'"><b>', b"a/b", b""], ids=repr)
+async def test_a_host_that_is_none(front: Served, host: bytes) -> None:
+    """What is no host is not put on the page: the address that is listened on is, or the request is refused."""
+    answer = await ask(front.port, other(b"GET", b"/", b"", BROWSER, token=None).replace(b"Host: x", b"Host: " + host))
+    assert answer.status == 400 or b"http://127.0.0.1:8787/v1/" in answer.body
+    assert not host or host not in answer.body or answer.status == 400
+
+
+@pytest.mark.parametrize("accept", [b"", b"Accept: */*\r\n", b"Accept: application/json\r\n", b"Accept: application/json, text/html\r\n"], ids=repr)
+async def test_the_front_page_for_a_program(front: Served, accept: bytes) -> None:
+    """Whoever does not ask for HTML gets the same as JSON."""
+    answer = await ask(front.port, other(b"GET", b"/", b"", accept, token=None))
+    assert answer.headers["content-type"].startswith("application/json")
+    assert (answer.json["name"], answer.json["isolation"], answer.json["links"]["openapi"]) == ("pyfaas", "full", "/openapi.json")
+
+
+async def test_the_document_and_its_tag(front: Served) -> None:
+    """The OpenAPI document has an entity tag, and is not sent again to whoever has it."""
+    first = await ask(front.port, other(b"GET", b"/openapi.json", token=None))
+    assert (first.status, first.json["openapi"]) == (200, "3.1.0")
+    tag = first.headers["etag"].encode()
+    for known in (tag, b"W/" + tag, b'"x", ' + tag, b"*"):
+        again = await ask(front.port, other(b"GET", b"/openapi.json", b"", b"If-None-Match: " + known + b"\r\n", token=None))
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag.decode())
+    assert (await ask(front.port, other(b"GET", b"/openapi.json", b"", b'If-None-Match: "x"\r\n', token=None))).status == 200
+
+
+@pytest.mark.parametrize("path", [r.path for r in ROUTES if r.method == "GET"])
+async def test_head_is_get_without_its_body(front: Served, path: str) -> None:
+    """HEAD has the status and the headers of GET, and the connection goes on behind it."""
+    path = path.replace("{name}", "echo").replace("{number}", "1").replace("{alias}", "live").replace("{id}", "x")
+    wire = await Wire.to(front.port)
+    await wire.send(get(path.encode(), token=b"pf_admin"))
+    whole = await wire.answer()
+    await wire.send(get(path.encode(), token=b"pf_admin").replace(b"GET", b"HEAD") + get(b"/healthz"))
+    bare = await wire.answer(has_body=False)
+    assert (bare.status, bare.headers.get("content-type")) == (whole.status, whole.headers.get("content-type"))
+    assert (await wire.answer()).json["live"] is True
 
 
 async def test_not_ready(front: Served) -> None:
@@ -102,7 +161,7 @@ async def test_unknown_routes_and_methods(front: Served) -> None:
     refusal(await ask(front.port, get(b"/v1/nothing")), "not_found")
     answer = await ask(front.port, other(b"PATCH", b"/v1/functions/echo"))
     refusal(answer, "method_not_allowed")
-    assert answer.headers["allow"] == "DELETE, GET, PUT"
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, PUT"
     assert "slash" in refusal(await ask(front.port, get(b"/f/default/echo")), "not_found")["hint"]
 
 
@@ -140,6 +199,13 @@ BAD = [
     ("GET", "/v1/functions/echo/logs?since=yesterday", b"", "invalid_request"),
     ("GET", "/v1/functions/echo/logs?since=nan", b"", "invalid_request"),
     ("GET", "/v1/usage?from=x", b"", "invalid_request"),
+    ("GET", "/v1/usage?from=-1", b"", "invalid_request"),
+    ("GET", "/v1/usage?to=1e300", b"", "invalid_request"),
+    ("GET", "/v1/usage?to=1_0", b"", "invalid_request"),
+    ("GET", "/v1/functions?limt=5", b"", "unknown_key"),
+    ("GET", "/v1/functions?limit=5&limit=6", b"", "invalid_request"),
+    ("GET", "/v1/limits?x", b"", "unknown_key"),
+    ("GET", "/v1/functions/echo/logs?follow=perhaps", b"", "invalid_request"),
     ("PUT", "/v1/functions/echo", b"zip", "invalid_request"),
 ]
 

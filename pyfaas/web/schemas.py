@@ -1,0 +1,304 @@
+"""The shapes that go over HTTP, by name, as JSON Schema 2020-12: what the OpenAPI document calls its components.
+
+An answer's shape lists what is there today and lets more come; what is sent to us is closed, since an unknown key is
+refused. Times are seconds since the epoch, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyfaas.errors import Code, Fault
+from pyfaas.model import JobState, Outcome, Scope, Shape, VersionState
+from pyfaas.web.asked import MAX_TIME, MAX_VERSION
+
+Schema = dict[str, Any]
+
+NAME_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
+CODE_ID_PATTERN = "^sha256-[0-9a-f]{64}$"
+
+
+def text(**more: Any) -> Schema:
+    """Return the schema of a string."""
+    return {"type": "string", **more}
+
+
+def whole(low: int | None = 0, high: int | None = None) -> Schema:
+    """Return the schema of a whole number."""
+    return {"type": "integer"} | _given(minimum=low, maximum=high)
+
+
+def number(low: float | None = 0) -> Schema:
+    """Return the schema of a number."""
+    return {"type": "number"} | _given(minimum=low)
+
+
+def one_of(values: Any) -> Schema:
+    """Return the schema of a closed set of strings."""
+    return text(enum=[str(value) for value in values])
+
+
+def maybe(schema: Schema) -> Schema:
+    """Return a schema that allows null too."""
+    if "$ref" in schema:
+        return {"anyOf": [schema, {"type": "null"}]}
+    widened = schema | {"type": [schema["type"], "null"]}
+    return widened | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
+
+
+def array(items: Schema) -> Schema:
+    """Return the schema of a list."""
+    return {"type": "array", "items": items}
+
+
+def table(values: Schema) -> Schema:
+    """Return the schema of an object that is used as a table: any key, one kind of value."""
+    return {"type": "object", "additionalProperties": values}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to a component."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def shown(properties: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    """Return the schema of an object that is answered: `properties` are always there."""
+    return {"type": "object", "properties": {**properties, **(optional or {})}, "required": list(properties)}
+
+
+def taken(properties: Mapping[str, Schema], *needed: str) -> Schema:
+    """Return the schema of an object that is sent to us: nothing else may be in it."""
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False} | _given(required=list(needed) or None)
+
+
+def _given(**words: Any) -> Schema:
+    return {word: value for word, value in words.items() if value is not None}
+
+
+def _page(items: str) -> Schema:
+    return shown({"items": array(ref(items)), "next": maybe(text(description="the `after` of the next page; null on the last one"))})
+
+
+ANY: Schema = {}
+TIME = number() | {"description": "seconds since the epoch"}
+ID = text(description="a UUID")
+NAME = text(pattern=NAME_PATTERN)
+VERSION = whole(1, MAX_VERSION)
+OUTCOME = one_of(Outcome)
+DURATION = {"type": ["string", "number"], "description": "500ms, 30s, 5m or 1h; a bare number is seconds"}
+SIZE = {"type": ["string", "integer"], "description": "256M or 1G; a bare number is MiB"}
+
+_CALLS: dict[str, Schema] = {
+    "Queued": shown({"id": ID, "state": one_of(JobState)}, {"replay_of": ID}),
+    "Attempt": shown(
+        {
+            "started": TIME,
+            "finished": maybe(TIME),
+            "requested": maybe(VERSION),
+            "executed": maybe(VERSION),
+            "outcome": maybe(OUTCOME),
+            "error": maybe({"type": "object"}),
+        }
+    ),
+    "Invocation": shown(
+        {
+            "id": ID,
+            "function": NAME,
+            "version": maybe(VERSION) | {"description": "the version that ran last"},
+            "state": one_of(JobState),
+            "outcome": maybe(OUTCOME),
+            "attempts": array(ref("Attempt")),
+            "created": TIME,
+            "finished": maybe(TIME),
+        },
+        {"replay_of": ID, "result": ANY | {"description": 'any JSON; bytes are {"$bytes": base64}'}, "error": {"type": "object"}},
+    ),
+    "InvocationPage": _page("Invocation"),
+    "LogLine": shown(
+        {
+            "ts": TIME,
+            "stream": one_of(("out", "err", "log", "platform", "build")),
+            "line": text(),
+            "invocation": maybe(ID),
+            "version": VERSION,
+        }
+    ),
+    "MapItem": {
+        "description": "one item's end, named by its place in the request",
+        "oneOf": [shown({"i": whole(), "ok": ANY}), shown({"i": whole(), "error": ref("Problem")})],
+    },
+}
+_FUNCTIONS: dict[str, Schema] = {
+    "Published": shown({"function": NAME, "version": VERSION, "state": one_of(VersionState), "changed": array(text())}),
+    "AliasTarget": shown({"version": VERSION, "weights": table(whole(1, 100))}),
+    "Function": shown(
+        {
+            "function": NAME,
+            "name": NAME,
+            "latest": maybe(VERSION),
+            "aliases": table(ref("AliasTarget")),
+            "handler": maybe(text()),
+            "shape": maybe(one_of(Shape)),
+            "state": maybe(one_of(VersionState)),
+            "memory": maybe(whole() | {"description": "bytes"}),
+            "timeout": maybe(whole() | {"description": "milliseconds"}),
+            "requirements": array(text()),
+            "concurrency": whole(1),
+            "class": one_of(("low", "high")),
+            "public": {"type": "boolean"},
+            "created": TIME,
+        }
+    ),
+    "FunctionPage": _page("Function"),
+    "Version": shown(
+        {
+            "function": NAME,
+            "version": VERSION,
+            "code_id": text(pattern=CODE_ID_PATTERN),
+            "state": one_of(VersionState),
+            "reason": maybe(shown({"code": text(), "message": text(), "log": text()})),
+            "created": TIME,
+            "bundle": text(),
+            "size": whole(),
+            "environment": maybe(text()),
+            "handler": maybe(text()),
+            "shape": maybe(one_of(Shape)),
+            "containers": whole(),
+            "withdrawn": {"type": "boolean"},
+            "pointers": array(text()),
+        }
+    ),
+    "VersionPage": _page("Version"),
+    "RolledBack": shown({"function": NAME, "pointer": NAME, "version": VERSION, "withdrawn": VERSION}),
+    "Aliases": table(ref("AliasTarget")),
+    "AliasOrder": taken(
+        {"version": VERSION, "weights": table(whole(1, 100)) | {"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}}}, "version"
+    ),
+    "Rollback": taken({"pointer": text(description="`latest`, or a release alias")}),
+    "FunctionConfig": taken(
+        {
+            "name": NAME,
+            "handler": text(description="module:attribute"),
+            "shape": one_of(Shape),
+            "memory": SIZE,
+            "timeout": DURATION,
+            "init_timeout": DURATION,
+            "requirements": array(text()),
+            "env": table(text()),
+            "network": array(text()),
+            "concurrency": whole(1),
+            "public": {"type": "boolean"},
+            "idempotent": {"type": "boolean"},
+            "stale": one_of(("allow", "forbid")),
+            "max_stale_time": DURATION,
+            "max_stale_requests": whole(),
+            "stale_percent": whole(0, 100),
+            "min_version": VERSION,
+            "max_wait": DURATION,
+            "retries": {"type": "object"},
+            "pickled": {"type": "boolean", "description": "the bundle holds function.pkl: what the SDK sends from a notebook"},
+        }
+    ),
+}
+_ACCOUNTS: dict[str, Schema] = {
+    "Whoami": shown({"account": NAME, "id": text(), "scopes": array(one_of(Scope)), "expires": maybe(TIME)}),
+    "Account": shown({"account": NAME, "id": text(pattern="^[0-9]{12}$"), "network": {"type": "boolean"}, "created": TIME}),
+    "AccountPage": _page("Account"),
+    "AccountOrder": taken({"name": NAME, "network": {"type": "boolean"}}, "name"),
+    "NewAccount": shown({"account": NAME, "id": text(), "token": text(description="shown this once")}),
+    "Token": shown({"id": ID, "scopes": array(one_of(Scope)), "label": text(), "created": TIME, "expires": maybe(TIME)}),
+    "TokenPage": _page("Token"),
+    "TokenOrder": taken(
+        {
+            "scopes": array(one_of(Scope)),
+            "expires": {"type": ["number", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": MAX_TIME},
+            "label": {"type": ["string", "null"], "maxLength": 200},
+            "account": {"type": ["string", "null"], "description": "name or id of another account: for an admin"},
+        }
+    ),
+    "NewToken": shown(
+        {
+            "id": ID,
+            "scopes": array(one_of(Scope)),
+            "label": text(),
+            "created": TIME,
+            "expires": maybe(TIME),
+            "token": text(description="shown this once"),
+        }
+    ),
+}
+_SERVER: dict[str, Schema] = {
+    "Home": shown(
+        {
+            "name": text(),
+            "version": text(),
+            "ready": {"type": "boolean"},
+            "isolation": text(),
+            "links": table(text()),
+        }
+    ),
+    "Live": shown({"live": {"type": "boolean"}, "version": text()}),
+    "Ready": shown(
+        {
+            "ready": {"type": "boolean"},
+            "isolation": text(description="`full`, or `weaker:` and the layers that are missing"),
+            "layers": array(shown({"name": text(), "live": {"type": "boolean"}, "detail": text()})),
+        }
+    ),
+    "UsageRow": shown(
+        {
+            "kind": one_of(("call", "init", "idle", "build")),
+            "account": text(),
+            "owner": text(),
+            "function": text(),
+            "day": text(format="date"),
+            "calls": whole(),
+            "outcomes": table(whole()),
+            "wall_ms": number(),
+            "cpu_ms": number(),
+            "gib_ms": number(),
+            "bytes_in": whole(),
+            "bytes_out": whole(),
+        }
+    ),
+    "UsagePage": _page("UsageRow"),
+    "Limits": table(shown({"value": whole(), "unit": text(), "key": text(description="the option that sets it; empty when none does")})),
+    "Container": shown(
+        {
+            "id": text(),
+            "function": maybe(text()),
+            "version": maybe(VERSION),
+            "state": one_of(("blank", "loading", "idle", "busy")),
+            "calls": whole(),
+            "idle_ms": whole(None),
+        }
+    ),
+    "Fleets": shown(
+        {
+            "warming": shown({"ready": whole(), "target": whole(), "hits": whole(), "misses": whole()}),
+            "vms": array(shown({"id": text(), "tenant": text(), "fleet": text(), "containers": array(ref("Container"))})),
+            "functions": array(shown({"function": text(), "tenant": text(), "class": text(), "running": whole()})),
+        }
+    ),
+}
+_FAILURES: dict[str, Schema] = {
+    "Problem": shown(
+        {
+            "type": text(),
+            "title": text(),
+            "status": whole(400, 599),
+            "detail": text(),
+            "code": one_of([*Code, *(outcome for outcome in Outcome if outcome not in (Outcome.OK, Outcome.REJECTED))]),
+            "fault": one_of(Fault),
+            "hint": text(),
+            "evidence": {"type": "object"},
+        },
+        {"invocationId": ID, "errorType": text(), "errorMessage": text(), "stackTrace": array(text())},
+    )
+    | {"description": "RFC 9457, with whose fault it is, what to do, and what was observed"},
+    "FunctionFailure": shown({"errorType": text(), "errorMessage": text(), "stackTrace": array(text()), "invocationId": ID})
+    | {"description": "what the function's code raised"},
+}
+
+SCHEMAS: dict[str, Schema] = {**_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES}
