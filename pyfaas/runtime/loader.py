@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from pyfaas.runtime import report, sdk, shapes
+from pyfaas.runtime.compiled import import_compiled
 from pyfaas.runtime.context import Assignment
 
 _DEFAULT_MODULE = "main"
@@ -174,7 +175,7 @@ def split_handler(handler: str) -> tuple[str, str]:
 
 def _import(name: str, code: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        return import_compiled(name, code) or importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise
