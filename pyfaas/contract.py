@@ -52,3 +52,11 @@ OUTCOME_FAULT: dict[Outcome, Fault] = {
     Outcome.REJECTED: Fault.CALLER,
     Outcome.LOST: Fault.PLATFORM,
 }
+
+BACKUP_END = b'"end": "pyfaas backup"'  # what the last document of a backup ends with, before zeros
+BACKUP_TAIL = 4096  # bytes at the end of a backup in which that is found
+
+
+def is_backup_end(tail: bytes) -> bool:
+    """Tell whether the last bytes of a stream are those of a whole backup."""
+    return tail.rstrip(b"\0").endswith(BACKUP_END + b"\n}") and tail.endswith(bytes(1024))

@@ -5,7 +5,7 @@ A second machine attaches here later (another Store, Queue, Bundles): nothing ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,6 +47,17 @@ class Snapshot:
     functions: Sequence[Function]
     versions: Sequence[Version]
     moves: Sequence[PointerMove]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What belongs to one state of the database: names of bundles, of prepared trees and environments, and a few counts."""
+
+    schema: int
+    counts: Mapping[str, int]
+    bundles: tuple[str, ...]
+    prepared: tuple[str, ...]
+    environments: tuple[str, ...]
 
 
 class Store(Protocol):
@@ -168,6 +179,13 @@ class Container(Protocol):
 
 
 
+class Backups(Protocol):
+    """Backups of everything that is kept."""
+
+    def read(self, now: float) -> AsyncGenerator[bytes, None]:
+        """Yield a backup's bytes; `now` is told in it. Raises storage_full or internal; a stream that raised is no backup."""
+
+
 class Workers(Protocol):
     """VMs and containers, wherever they are. Raises PyfaasError no_capacity when nothing can be made."""
 
@@ -189,9 +207,11 @@ class Workers(Protocol):
 
 __all__ = [
     "Attempt",
+    "Backups",
     "Bundles",
     "Clock",
     "Container",
+    "Contents",
     "Mounted",
     "Outcome",
     "Queue",

@@ -27,6 +27,7 @@ from pyfaas.config import Config, environment, process_environment
 
 STORES = ("bundles", "prepared", "environments", "staging")
 _LAUNCHERS = ("prepared", "environments", "staging", "run")
+_READ_BY_SERVER = ("prepared", "environments")  # a backup holds them, and what nobody needs is removed
 _SCOPED = "PYFAAS_IN_SCOPE"  # set in the scope that was asked for: it is asked for once
 _SCOPE = ("systemd-run", "--user", "--scope", "--quiet", "--collect", "-p", "Delegate=yes")
 _ASKING_S = 10.0
@@ -67,6 +68,10 @@ def take_data(config: Config, uid: int) -> int:
     except Refused:
         os.close(lock)
         raise
+    for name in _READ_BY_SERVER:
+        opened = os.open(f"{data}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.fchmod(opened, 0o755)  # the data directory is closed to everybody but the server
+        os.close(opened)
     forget_endpoint(config)  # a crash left it
     if uid:
         for directory in (data, f"{data}/bundles"):

@@ -14,12 +14,15 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.clock import SystemClock
+from pyfaas.adapters.sqlite.copying import copy
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
@@ -28,6 +31,7 @@ from pyfaas.errors import PyfaasError
 from pyfaas.handover import Handover, take_launcher
 from pyfaas.model import Scope, VersionState
 from pyfaas.service.accounts import OWN_SCOPES, new_token
+from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
 from pyfaas.service.finish import Finisher
 from pyfaas.service.fleet import Fleet
@@ -78,6 +82,8 @@ class Server:
         self.service = Service(
             self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher, self.given.weaker
         )
+        backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
+        self.service.backup = Backup(backups, self.journal, self.clock)
         await self._first_start(data)
         self._recover(registry, publisher)
         dispatcher.open()

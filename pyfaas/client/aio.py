@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 from pyfaas.client import tagged
 from pyfaas.client.batch import AT_ONCE, ordered
-from pyfaas.client.errors import WaitTimeout, from_outcome, from_problem, from_refusal, invalid
+from pyfaas.client.errors import ServerError, WaitTimeout, from_outcome, from_problem, from_refusal, invalid
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
 from pyfaas.client.packing import Package, pack
 from pyfaas.client.profile import locate
-from pyfaas.errors import PyfaasError
+from pyfaas.contract import BACKUP_TAIL, is_backup_end
+from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import JobState
 from pyfaas.names import check_name
 
@@ -365,6 +366,17 @@ class AsyncClient:
     async def limits(self) -> dict[str, Any]:
         """Show every limit as {name: {value, unit, key}}."""
         return await self._get("/v1/limits")
+
+    async def backup(self) -> AsyncGenerator[bytes, None]:
+        """Yield a backup of everything that the server keeps (admin); raises ServerError when it breaks off or has no end."""
+        last = b""
+        async with self._transport.exchange(json_call("GET", "/v1/backup")) as reply:
+            async for piece in reply.pieces():
+                last = (last + piece)[-BACKUP_TAIL:]
+                yield piece
+        if not is_backup_end(last):
+            message = "the backup broke off: its end is missing"
+            raise ServerError(message, problem={"code": Code.INTERNAL.value, "fault": "platform", "detail": message})
 
     # ---- inside
 

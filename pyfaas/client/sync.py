@@ -180,3 +180,4 @@ class Client:
     fleet = _blocking(AsyncClient.fleet)
     usage = _blocking(AsyncClient.usage)
     limits = _blocking(AsyncClient.limits)
+    backup = _iterating(AsyncClient.backup)

@@ -22,6 +22,7 @@ from pyfaas.names import check_alias_name
 from pyfaas.ports import Clock, Queue, Store, Workers
 from pyfaas.service import views
 from pyfaas.service.accounts import Accounts
+from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
 from pyfaas.service.jobs import Jobs, job_id_of
 from pyfaas.service.journal import Journal
@@ -31,6 +32,8 @@ from pyfaas.service.registry import Entry, Registry
 
 class Service:
     """Everything that the faces may ask for."""
+
+    backup: Backup  # given by whoever knows the data directory
 
     def __init__(
         self,

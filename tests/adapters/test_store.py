@@ -244,11 +244,3 @@ async def test_trim_keeps_what_is_young_or_unfinished(store: SqliteStore, sqlite
     await store.trim(50.0)
     assert [x.line for _, x in await store.logs(RESIZE)] == ["young"]
     assert [j.id for j in await sqlite_queue.list(ALICE)] == ["queued", "young"]
-
-
-async def test_backup_of_a_live_database_can_be_opened(deployed: SqliteStore, tmp_path: Path) -> None:
-    """A backup is a whole database that holds what had been written."""
-    await deployed.backup(str(tmp_path / "copy.db"))
-    copy = SqliteStore(open_database(str(tmp_path / "copy.db")))
-    assert await copy.load() == await deployed.load()
-    await copy.close()

@@ -246,10 +246,6 @@ class Database:
         """Run `work` on one consistent state."""
         return await self._read.run(work)
 
-    async def backup(self, path: str) -> None:
-        """Write a complete copy to `path`, page by page on a connection of its own; writers go on meanwhile."""
-        await asyncio.to_thread(_copy, self.path, path)
-
     async def close(self) -> None:
         """Finish what waits and close."""
         for lane in (self._write, self._append, self._read):
@@ -258,15 +254,3 @@ class Database:
     def statistics(self) -> dict[str, int]:
         """Count the durable writes and the transactions that they needed."""
         return {"writes": self._write.jobs, "commits": self._write.groups}
-
-
-def _copy(source: str, target: str) -> None:
-    try:
-        origin, copy = connect(source, readonly=True), sqlite3.connect(target)
-        try:
-            origin.backup(copy)
-        finally:
-            copy.close()
-            origin.close()
-    except sqlite3.Error as error:
-        raise translate(error) from error

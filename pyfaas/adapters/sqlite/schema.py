@@ -96,7 +96,7 @@ def open_database(path: str) -> Database:
     try:
         connection = connect(path)
         try:
-            _check(connection)
+            check(connection)
             migrate(connection)
         finally:
             connection.close()
@@ -131,7 +131,8 @@ def migrate(connection: sqlite3.Connection, migrations: tuple[tuple[str, tuple[s
         raise
 
 
-def _check(connection: sqlite3.Connection) -> None:
+def check(connection: sqlite3.Connection) -> None:
+    """Raise internal for a damaged file."""
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise PyfaasError(Code.INTERNAL, f"the database is damaged: {found}", hint="restore a backup")

@@ -186,10 +186,6 @@ class SqliteStore:
             while await self._database.append(_many(sql, [(before,)])):
                 pass
 
-    async def backup(self, path: str) -> None:
-        """Write a complete copy of the database to `path`. Raises storage_full or internal."""
-        await self._database.backup(path)
-
     async def close(self) -> None:
         """Finish what waits and close the database, the queue's as well."""
         await self._database.close()
