@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 class Network(StrEnum):
     """What a VM's network namespace reaches; chosen when the VM is made."""
 
-    NONE = "none"  # an empty namespace, loopback down, shared by all plain VMs
+    NONE = "none"  # an empty namespace of the VM's own, loopback down
     HOST = "host"  # the host's own: for dependency builds only, which run no tenant code
 
 

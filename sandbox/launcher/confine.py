@@ -60,7 +60,7 @@ class Plan:
     uid: int
     is_root: bool
     tree: str
-    network: int  # a descriptor of the network namespace to join; -1 keeps the launcher's
+    network: bool  # whether the network stays the launcher's, which is the host's
     join: dict[str, int]
     kept: tuple[int, ...]
     give: Callable[[bytes, list[int]], None]
@@ -96,16 +96,15 @@ def start_session(_plan: Plan) -> None:
 
 def make_namespaces(plan: Plan) -> None:
     """Give the VM its own mount, ipc, uts and cgroup namespaces, and the network that it was made for."""
-    if plan.network >= 0:
-        kernel.setns(plan.network, kernel.NEWNET)
-    kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP)
+    network = 0 if plan.network else kernel.NEWNET  # 0.4 ms; one for all would let accounts meet by abstract sockets' names
+    kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP | network)
     kernel.set_hostname("pyfaas")
 
 
 def join_namespaces(plan: Plan) -> None:
     """Enter the VM's namespaces, with a mount and a cgroup namespace of one's own."""
-    if plan.network >= 0:
-        kernel.setns(plan.network, kernel.NEWNET)
+    if not plan.network:
+        kernel.setns(plan.join["net"], kernel.NEWNET)
     kernel.setns(plan.join["mnt"], kernel.NEWNS)
     kernel.setns(plan.join["ipc"], kernel.NEWIPC)
     kernel.setns(plan.join["uts"], kernel.NEWUTS)

@@ -1,4 +1,4 @@
-"""What a launcher builds once, before the first fork: its own namespaces, the VMs' trees, an empty network.
+"""What a launcher builds once, before the first fork: its own namespaces, and the VMs' trees.
 
 Run by the launcher at its start. As root it only leaves the host's mount namespace; started by an ordinary user it first
 becomes root, and PID 1, of a user namespace of its own, in which it may make all the others.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 
 from sandbox import kernel
@@ -35,7 +34,6 @@ def build(options: LauncherOptions, entry: Entry, rehearse: Callable[[], None] |
     return House(
         is_root=is_root,
         pidns=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
-        empty_net=_empty_network(),
         trees=trees,
         filters=filters,
         landlock=kernel.landlock_abi(),
@@ -59,28 +57,6 @@ def _become_root_of_a_user_namespace() -> None:
         status = os.waitpid(pid, 0)[1]
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     kernel.set_parent_death_signal(signal.SIGKILL)
-
-
-def _empty_network() -> int:
-    """Return a network namespace in which even loopback is down; made by a child, so that the launcher keeps its own."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            kernel.unshare(kernel.NEWNET)
-            theirs.send(b"x")
-            ours.close()
-            theirs.recv(1)
-        finally:
-            os._exit(0)
-    theirs.close()
-    if not ours.recv(1):
-        os.waitpid(pid, 0)
-        raise OSError(1, "no network namespace can be made", "unshare")
-    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    ours.close()
-    os.waitpid(pid, 0)
-    return descriptor
 
 
 def _read_all(descriptor: int) -> bytes:

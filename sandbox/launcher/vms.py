@@ -70,7 +70,6 @@ class House:
 
     is_root: bool
     pidns: int
-    empty_net: int
     trees: dict[bool, str]
     filters: dict[bool, bytes]
     landlock: int
@@ -176,7 +175,7 @@ def _plan(
         uid=uid,
         is_root=house.is_root,
         tree=house.trees[is_network],
-        network=-1 if is_network else join.get("net", house.empty_net),
+        network=is_network,
         join=join,
         kept=kept,
         give=give,

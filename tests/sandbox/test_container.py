@@ -352,3 +352,37 @@ def test_a_vm_for_builds_reaches_no_local_service_by_name(rig: Rig) -> None:
         assert outside(source) == "reached"
         with pytest.raises(Refused, match="PermissionError"):
             rig.ask(box, source)
+
+
+_SERVE = (
+    "import os, socket\nserver = socket.socket(socket.AF_UNIX)\nserver.bind({name!r})\nserver.listen()\n"
+    "if os.fork() == 0:\n    peer = server.accept()[0]\n    peer.send(peer.recv(10).upper())\n    os._exit(0)\n"
+)
+_CONNECT = "import socket\ns = socket.socket(socket.AF_UNIX)\ns.settimeout(20)\ns.connect({name!r})\ns.send(b'hi')\nresult = s.recv(10).decode()"
+
+
+@pytest.mark.parametrize("name", ["/tmp/own.sock", "\0pyfaas-own"], ids=["path", "abstract"])
+def test_unix_sockets_of_its_own_work(rig: Rig, name: str) -> None:
+    """Processes of one container talk over a named socket, as multiprocessing's managers do."""
+    assert rig.ask(rig.blank(), _SERVE.format(name=name) + _CONNECT.format(name=name)) == "HI"
+
+
+@pytest.mark.parametrize("name", ["/tmp/met.sock", "\0pyfaas-met"], ids=["path", "abstract"])
+def test_unix_sockets_lead_to_no_other_vm(rig: Rig, name: str) -> None:
+    """The same name is free in another VM, and nobody listens there: names of accounts do not meet, whatever Landlock knows."""
+    rig.ask(rig.blank(), _SERVE.format(name=name) + "result = True")
+    other = rig.blank()
+    with pytest.raises(Refused) as met:
+        rig.ask(other, _CONNECT.format(name=name))
+    assert met.value.error in {"FileNotFoundError", "ConnectionRefusedError"}
+    assert rig.ask(other, _SERVE.format(name=name) + _CONNECT.format(name=name)) == "HI"
+
+
+def test_every_plain_vm_has_its_own_network(rig: Rig) -> None:
+    """Two VMs have two network namespaces, neither of them the host's; containers of one VM share it."""
+    first, second = rig.vm(), rig.vm()
+    sibling = rig.run(first.fork())
+    boxes = (first.first, sibling, second.first)
+    spaces = [os.readlink(f"/proc/{box.pid}/ns/net") for box in boxes]
+    assert spaces[0] == spaces[1]
+    assert len({*spaces, os.readlink("/proc/self/ns/net")}) == 3
