@@ -1,11 +1,11 @@
-"""Accounts, their tokens, and what they used."""
+"""Accounts, and their tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +24,6 @@ account = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Account
 token = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Tokens of an account.")
 app.add_typer(account, name="account")
 app.add_typer(token, name="token")
-_SUMS = ("calls", "wall_ms", "cpu_ms", "gib_ms", "bytes_in", "bytes_out")
 
 
 @account.command("create")
@@ -123,41 +122,9 @@ def whoami(ctx: typer.Context) -> None:
     console.show(chosen(ctx), act(ctx, lambda client: client.whoami()))
 
 
-@app.command()
-def usage(
-    ctx: typer.Context,
-    by: Annotated[str | None, typer.Option(help="function, alias or api", show_default=False)] = None,
-    since: Annotated[str | None, typer.Option(help="not older than, e.g. 24h", show_default=False)] = None,
-) -> None:
-    """Show what was used."""
-    if by not in (None, "function", "alias", "api"):
-        raise typer.BadParameter("--by is function, alias or api")
-    start = time.time() - parse_duration(since, "--since") / 1000 if since else None
-    rows = act(ctx, lambda client: client.usage(since=start))
-    if by is not None:
-        rows = _summed(rows, by)
-    heads = ("account", by) if by else ("kind", "account", "function", "alias", "api")
-    console.show_list(chosen(ctx), rows, (*heads, "calls", "outcomes", "wall_ms", "cpu_ms", "gib_ms"))
-
-
 def _show_made(ctx: typer.Context, made: Mapping[str, Any]) -> None:
     # Quiet leaves what a script wants, which is also what is never shown again.
     console.show(chosen(ctx), made, ("token",) if chosen(ctx).quiet else ())
-
-
-def _summed(rows: Sequence[Mapping[str, Any]], by: str) -> list[dict[str, Any]]:
-    sums: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for row in rows:
-        if row.get(by) is None:
-            continue
-        total = sums.setdefault(
-            (row.get("account"), row[by]), {"account": row.get("account"), by: row[by], "outcomes": {}}
-        )
-        for key in _SUMS:
-            total[key] = total.get(key, 0) + (row.get(key) or 0)
-        for outcome, count in (row.get("outcomes") or {}).items():
-            total["outcomes"][outcome] = total["outcomes"].get(outcome, 0) + count
-    return list(sums.values())
 
 
 def _ask(what: str, *, hidden: bool) -> str:

@@ -37,6 +37,12 @@ def note(chosen: Globals, text: str) -> None:
         err(text)
 
 
+def empty(chosen: Globals, text: str) -> None:
+    """Say to people that there is nothing to show, and what to do about it; programs get their empty list."""
+    if chosen.output is Output.TABLE:
+        note(chosen, text)
+
+
 def raw(content: bytes) -> None:
     """Write bytes of a result as they are."""
     sys.stdout.buffer.write(content)
@@ -58,10 +64,25 @@ def render(document: Any, output: Output) -> str:
     return json.dumps(document, ensure_ascii=is_ascii, indent=2 if sys.stdout.isatty() else None)
 
 
+def document_out(chosen: Globals, document: Any) -> None:
+    """Write a document for programs: where it is the server's own answer, and nobody watches, byte for byte."""
+    if chosen.output is Output.JSON and chosen.body and not sys.stdout.isatty() and _same(chosen.body, document):
+        raw(chosen.body + b"\n")
+    else:
+        out(render(document, chosen.output))
+
+
+def _same(body: bytes, document: Any) -> bool:
+    try:
+        return bool(json.loads(body) == document)
+    except ValueError:
+        return False
+
+
 def show(chosen: Globals, document: Mapping[str, Any], columns: Sequence[str] = ()) -> None:
     """Show one thing: as a document, or as a line for each of its keys (or the `columns` of it)."""
     if chosen.output is not Output.TABLE:
-        out(render(document, chosen.output))
+        document_out(chosen, document)
         return
     keys = [key for key in columns if key in document] or list(document)
     if chosen.quiet:
@@ -75,7 +96,7 @@ def show(chosen: Globals, document: Mapping[str, Any], columns: Sequence[str] = 
 def show_list(chosen: Globals, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Show many things: as {items, next}, or as a table of `columns`; quiet leaves only the first of these."""
     if chosen.output is not Output.TABLE:
-        out(render({"items": list(rows), "next": None}, chosen.output))
+        document_out(chosen, {"items": list(rows), "next": None})
     elif chosen.quiet:
         for row in rows:
             out(cell(row.get(columns[0]), columns[0]))

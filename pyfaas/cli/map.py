@@ -79,9 +79,14 @@ def map_(  # noqa: PLR0913 - options of a command
             batch = Batch(function, qualifier, reader, results)
             # On one terminal a bar and the results would be drawn over each other.
             drawn = replace(options, quiet=True) if target == "-" and sys.stdout.isatty() else options
-            with console.bar(drawn, name, reader.size) as move:
-                batch.moved = move
-                act(ctx, lambda client: _run(client, batch, concurrency, _again(ctx, target, resume=resume)))
+            try:
+                with console.bar(drawn, name, reader.size) as batch.moved:
+                    act(ctx, lambda client: _run(client, batch, concurrency))
+            except (KeyboardInterrupt, Error):
+                if batch.end:
+                    again = _again(ctx, target, resume=resume)
+                    console.err(f"ended early: {batch.summary()}; what was running is cancelled{again}")
+                raise
     finally:
         reader.close()
     console.note(options, batch.summary())
@@ -124,16 +129,12 @@ class Batch:
                 yield line
 
 
-async def _run(client: AsyncClient, batch: Batch, at_once: int, again: str) -> None:
-    """Go through a batch; says how to go on when it is ended early."""
+async def _run(client: AsyncClient, batch: Batch, at_once: int) -> None:
+    """Go through a batch; leaving early cancels what runs."""
     items, turn = batch.items(), asyncio.Lock()
     tasks = [asyncio.create_task(_work(client, batch, items, turn)) for _ in range(at_once)]
     try:
         await asyncio.gather(*tasks)
-    except (asyncio.CancelledError, Error):
-        if batch.end:
-            console.err(f"ended early: {batch.summary()}; what was running is cancelled{again}")
-        raise
     finally:
         for task in tasks:
             task.cancel()

@@ -1,17 +1,19 @@
-"""Verbs for whoever runs the server: fleets and limits."""
+"""Verbs for whoever runs the server: fleets, limits, its interface."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from pyfaas.cli import console
 from pyfaas.cli.options import Globals, Output
-from pyfaas.cli.session import act, chosen
+from pyfaas.cli.session import act, ask, chosen
 from pyfaas.client.aio import AsyncClient
+from pyfaas.client.http import json_call
 
 app = typer.Typer(rich_markup_mode=None)
 _REFRESH_S = 1.0
@@ -69,3 +71,10 @@ def limits(ctx: typer.Context) -> None:
         return
     rows = [[name, console.cell(limit["value"]), limit["unit"], limit["key"] or "-"] for name, limit in shown.items()]
     console.table(("limit", "value", "unit", "option"), rows)
+
+
+@app.command()
+def openapi(ctx: typer.Context) -> None:
+    """Print the server's OpenAPI document, as JSON or with -o yaml as YAML."""
+    shown = ask(ctx, json_call("GET", "/openapi.json"))
+    console.show(replace(chosen(ctx), output=Output.JSON) if chosen(ctx).output is Output.TABLE else chosen(ctx), shown)

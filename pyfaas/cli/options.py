@@ -23,12 +23,13 @@ class Output(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Globals:
-    """What the options that every verb has said; filled while the command line is read."""
+    """What the options that every verb has said, filled while the command line is read; and the last answer's body."""
 
     output: Output = Output.TABLE
     quiet: bool = False
     verbose: bool = False
     curl: bool = False
+    body: bytes | None = None  # what the server answered last
 
 
 def _keep(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import json
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import typer
 
 from pyfaas.cli import console
 from pyfaas.cli.options import Globals
 from pyfaas.client.aio import AsyncClient
-from pyfaas.client.http import Call, HttpTransport, Reply
+from pyfaas.client.http import Call, HttpTransport, Reply, Transport
 from pyfaas.client.profile import Endpoint, locate
 
 R = TypeVar("R")
@@ -27,14 +27,70 @@ def chosen(ctx: typer.Context) -> Globals:
 
 def act(ctx: typer.Context, work: Callable[[AsyncClient], Awaitable[R]], *, is_admin: bool = False) -> R:
     """Run a verb's work with a client. Ctrl-C cancels it; connections are closed in any case."""
-    endpoint = locate(is_admin=is_admin)
-    transport = CurlTransport(endpoint) if chosen(ctx).curl else HttpTransport(endpoint.url, endpoint.token)
 
-    async def run() -> R:
+    async def run(transport: Transport) -> R:
         async with AsyncClient(transport=transport) as client:
             return await work(client)
 
-    return asyncio.run(run())
+    return _run(ctx, run, is_admin=is_admin)
+
+
+def ask(ctx: typer.Context, call: Call) -> dict[str, Any]:
+    """Send one call and return the document that answers it."""
+
+    async def run(transport: Transport) -> dict[str, Any]:
+        try:
+            async with transport.exchange(call) as reply:
+                document: dict[str, Any] = json.loads(await reply.read())
+                return document
+        finally:
+            await transport.close()
+
+    return _run(ctx, run)
+
+
+def _run(ctx: typer.Context, work: Callable[[Transport], Coroutine[Any, Any, R]], *, is_admin: bool = False) -> R:
+    options, endpoint = chosen(ctx), locate(is_admin=is_admin)
+    if options.curl:
+        return asyncio.run(work(CurlTransport(endpoint)))
+    transport = KeepingTransport(HttpTransport(endpoint.url, endpoint.token))
+    try:
+        return asyncio.run(work(transport))
+    finally:
+        options.body = transport.body
+
+
+class KeepingTransport:
+    """Keeps the last body that was read whole, so that `-o json` can print what the server said, byte for byte."""
+
+    def __init__(self, inner: Transport) -> None:
+        """Keep what sends the calls."""
+        self._inner = inner
+        self.body: bytes | None = None
+
+    @contextlib.asynccontextmanager
+    async def exchange(self, call: Call) -> AsyncIterator[Reply]:
+        """Send a call and enter its answer; raises what the other transport does."""
+        async with self._inner.exchange(call) as reply:
+            yield _KeptReply(self, reply)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._inner.close()
+
+
+class _KeptReply(Reply):
+    def __init__(self, keeper: KeepingTransport, reply: Reply) -> None:
+        super().__init__(reply.status, reply.headers)
+        self._keeper, self._reply = keeper, reply
+
+    async def read(self) -> bytes:
+        self._keeper.body = await self._reply.read()
+        return self._keeper.body
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        async for piece in self._reply.pieces():
+            yield piece
 
 
 class CurlTransport:
