@@ -1,0 +1,83 @@
+"""Memory: what an idle container costs, after 20 calls, beside a fresh interpreter that has imported the same.
+
+*Private* are the pages that no other process has; a container shares most with the launcher that forked it. *Share* is
+the proportional share (PSS): pages of n processes count for 1/n. Both are the kernel's (smaps_rollup, proc(5)).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+
+from benchmarks import baselines, procfs
+from benchmarks.result import Plot, Table
+from benchmarks.stage import Stage, accounts, deploy_all
+from tests.e2e.house import House
+
+TITLE = "Memory"
+SAYS = "Containers that were each called 20 times and are idle; P is a fresh interpreter with the launcher's imports."
+CALLS = 20
+_PER_ACCOUNT = 10
+_OWN_NUMBER = "import os\ndef handler(event, context):\n    return os.getpid() if event == 'pid' else event"
+
+
+def run(stage: Stage) -> None:
+    """Fill in the result."""
+    count = stage.pick(20, 200)
+    house = stage.server()
+    names = accounts(house, count // _PER_ACCOUNT)
+    wanted = [(f"idle{number}", name) for name in names for number in range(_PER_ACCOUNT)]
+    deploy_all(stage, house, wanted, _OWN_NUMBER)
+    launcher = house.children()["launcher"]
+    before = _all_together(launcher)
+    over: list[tuple[float, float]] = [(0.0, before / 2**20)]
+    pids: list[int] = []
+    for at, account in enumerate(names):
+        stage.tell(f"calling, account {at + 1} of {len(names)}")
+        pids += _filled(stage, house, account, launcher)
+        over.append((float(len(pids)), _all_together(launcher) / 2**20))
+    with baselines.launchers_imports() as fresh_pid:
+        fresh = procfs.memory_bytes(fresh_pid)
+        _tell(stage, house, [procfs.memory_bytes(pid) for pid in pids], fresh)
+    xs, ys = [x for x, _ in over], [y for _, y in over]
+    series = [("launcher, VMs and containers", xs, ys), ("as many fresh interpreters", xs, [x * fresh["share"] / 2**20 for x in xs])]
+    stage.result.plots.append(Plot(name="memory", title="Memory over idle containers", x="idle containers", y="MiB (PSS)", series=series))
+
+
+def _filled(stage: Stage, house: House, account: str, launcher: int) -> list[int]:
+    """Call each function of an account 20 times; returns the host's pids of its containers."""
+    inner = set()
+    for number in range(_PER_ACCOUNT):
+        function = stage.function(house, f"idle{number}", token=account)
+        stage.run(function.order(calls=CALLS - 1, warm=0))
+        inner.add(int(house.invoke(f"idle{number}", "pid", token=account).json))
+    by_vm: dict[str, dict[int, int]] = defaultdict(dict)
+    for pid in procfs.descendants(launcher):
+        vm, number = procfs.namespace(pid)
+        by_vm[vm][number] = pid
+    for members in by_vm.values():
+        if inner <= set(members):
+            return [members[number] for number in inner]
+    raise RuntimeError(f"the containers of {account} are not all in one VM: {sorted(inner)}")
+
+
+def _all_together(launcher: int) -> float:
+    return float(sum(procfs.memory_bytes(pid)["share"] for pid in procfs.descendants(launcher)))
+
+
+def _tell(stage: Stage, house: House, found: list[dict[str, int]], fresh: dict[str, int]) -> None:
+    private = [memory["private"] / 2**20 for memory in found]
+    base = fresh["private"] / 2**20
+    ours, theirs = ("MiB", private), ("fresh interpreter with the launcher's imports", "MiB", [base])
+    stage.row("memory", [value / base for value in private], ours, theirs)
+    children = house.children()
+    rows = [_line(f"idle container (median of {len(found)})", *(statistics.median(m[key] for m in found) for key in ("private", "share")))]
+    for name, pid in (("launcher", children["launcher"]), ("server", children["server"]), ("keeper", house.process.pid)):
+        memory = procfs.memory_bytes(pid)
+        rows.append(_line(name, memory["private"], memory["share"]))
+    rows.append(_line("fresh interpreter with the launcher's imports", fresh["private"], fresh["share"]))
+    stage.result.tables.append(Table(title="Memory by process", head=("", "private MiB", "share (PSS) MiB"), rows=rows))
+
+
+def _line(name: str, private: float, share: float) -> tuple[str, str, str]:
+    return name, f"{private / 2**20:.2f}", f"{share / 2**20:.2f}"
