@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -52,6 +53,7 @@ class Fleet:
         self.busy: dict[Session, None] = {}  # loading or running, for the sweep
         self.finish: Callable[[Call, Result], None]
         self.loaded: Callable[[Lane], None]
+        self.cold: Counter[str] = Counter()  # calls whose container was loaded for them, by step of the cascade
         self._blanks: dict[str, Container] = {}
         self._starved: dict[Lane, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -213,6 +215,7 @@ class Fleet:
             session.slot.state = State.BUSY
             if session.why:  # its first call since it was loaded
                 call.why, call.init_s, session.why = session.why, now - session.slot.since, ""
+                self.cold[call.why] += 1
             session.slot.since = now
             self._start(session, call, now)
             return True
