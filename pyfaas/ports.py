@@ -125,6 +125,9 @@ class Queue(Protocol):
         self, account: AccountId, *, state: JobState | None = None, after: str = "", limit: int = 100
     ) -> Sequence[Job]: ...
     async def next_due(self) -> float | None: ...
+    async def queued(self) -> int:
+        """Count the jobs that wait for an attempt."""
+
     async def recover(self, instance: str, now: float, max_lost: int = 3) -> int:
         """At start: attempts of other instances become `lost` and their jobs queued again; returns how many."""
 

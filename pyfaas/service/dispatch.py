@@ -8,7 +8,7 @@ not ready yet *await* its preparation. All others go to the fleet. One tick of 2
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import msgspec
@@ -43,6 +43,8 @@ class Dispatcher:
         self.loads: dict[AccountId, AccountLoad] = {}
         self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
         self.is_draining = False
+        self.unrun: Counter[Outcome] = Counter()  # calls that were accepted and ended without having run
+        self.throttled = 0
         self._awaiting: dict[tuple[FunctionId, int], list[tuple[Call, float]]] = {}
         self._cutting: dict[Lane, None] = {}  # lanes that are being loaded beside the ones that run
         self._ticker: asyncio.TimerHandle | None = None
@@ -120,6 +122,7 @@ class Dispatcher:
             account.waiting += 1
             account.held.setdefault(entry, deque()).append(call)
         else:
+            self.throttled += 1
             raise _throttled(self.config.queue_limit)
         return call
 
@@ -317,7 +320,8 @@ class Dispatcher:
             else:
                 del self._awaiting[key]
             for call in late:
-                self._finish(call, _not_ready(call, now))
+                if not call.is_done:
+                    self._finish(call, _not_ready(call, now))
 
     def _sweep_waiting(self, now: float) -> None:
         """End calls that wait for a container or for a limit beyond their deadline."""

@@ -127,7 +127,7 @@ class Finisher:
         """Make the result of a call whose code could not be loaded."""
         result = Result(id=call.id, outcome=Outcome.INIT_ERROR, kind="error", requested=call.requested, executed=call.executed)
         result.body, result.init_s = _with_id(error, call.id), took_s
-        return result
+        return _unrun(call, result)
 
     def died_loading(self, session: Session, call: Call, ending: Ending, now: float) -> Result:
         """Make the result of a call whose container ended while it imported."""
@@ -137,7 +137,7 @@ class Finisher:
         if result.outcome in (Outcome.CRASHED, Outcome.TIMEOUT):
             result.evidence = {**result.evidence, "while": "import"}
             result.outcome = Outcome.INIT_ERROR
-        return result
+        return _unrun(call, result)
 
     def version_failed(self, call: Call, version: Version) -> Result:
         """Make the result of a call that names a version whose preparation failed."""
@@ -149,7 +149,7 @@ class Finisher:
         }
         result = Result(id=call.id, outcome=Outcome.INIT_ERROR, kind="error", requested=call.requested, executed=version.number)
         result.body = _with_id(error, call.id)
-        return result
+        return _unrun(call, result)
 
     # ---- rows
 
@@ -202,12 +202,17 @@ def refused(call: Call, code: Code, message: str, hint: str = "", retry_after: f
     """Make the result of a call that was accepted and then could not be run."""
     result = Result(id=call.id, outcome=Outcome.REJECTED, code=code, message=message, hint=hint, retry_after=retry_after)
     result.requested = call.requested
-    return result
+    return _unrun(call, result)
 
 
 def plain(call: Call, outcome: Outcome, message: str, evidence: Mapping[str, Any] | None = None) -> Result:
     """Make the result of a call that ended without having run."""
-    result = Result(id=call.id, outcome=outcome, message=message, evidence=evidence or {}, requested=call.requested)
+    return _unrun(call, Result(id=call.id, outcome=outcome, message=message, evidence=evidence or {}, requested=call.requested))
+
+
+def _unrun(call: Call, result: Result) -> Result:
+    """Count a call that ends without a usage row."""
+    call.dispatcher.unrun[result.outcome] += 1
     return result
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -47,6 +48,7 @@ class Jobs:
         self._queue, self._registry, self._clock, self._ids, self._invoke = queue, registry, clock, ids, invoke
         self._workers, self._payload_limit = workers, payload_limit
         self._instance = str(uuid.uuid4())
+        self.ended: Counter[JobState] = Counter()  # what attempts left behind; queued is one to be made again
         self._wake = asyncio.Event()
         self._running: dict[str, Any] = {}  # job id → Running, for cancel
         self._cancelled: set[str] = set()
@@ -155,6 +157,14 @@ class Jobs:
             raise not_found("invocation", job_id)
         return job
 
+    async def queued(self) -> int:
+        """Count what waits for its turn."""
+        return await self._queue.queued()
+
+    def running(self) -> int:
+        """Count what runs."""
+        return len(self._tasks)
+
     # ---- running
 
     async def _loop(self) -> None:
@@ -249,6 +259,7 @@ class Jobs:
             if result.outcome is Outcome.OK:
                 ended.update(result=result.body, result_is_bytes=result.kind == "bytes")
         await self._queue.finish_attempt(job.id, job.fence, attempt, step.state, **ended)
+        self.ended[step.state] += 1
         self._cancelled.discard(job.id)
         self._tell(job.id)
         self._wake.set()

@@ -12,6 +12,7 @@ from collections import deque
 from pyfaas.errors import PyfaasError
 from pyfaas.model import FunctionId, InvocationId, LogLine, UsageRow
 from pyfaas.ports import Store
+from pyfaas.service.metrics import Tally
 
 log = logging.getLogger(__name__)
 _MAX_ROWS = 100_000
@@ -27,6 +28,8 @@ class Journal:
         self.usage: deque[UsageRow] = deque(maxlen=_MAX_ROWS)
         self.lines: deque[LogLine] = deque(maxlen=_MAX_ROWS)
         self.failed = 0
+        self._tally = Tally()
+        self._counted: deque[UsageRow] = deque(maxlen=_MAX_ROWS)  # in the sums already, and not in the store yet
 
     def text(
         self, at: float, function: FunctionId, version: int, invocation: InvocationId | None, stream: str, text: bytes
@@ -40,8 +43,9 @@ class Journal:
 
     async def flush(self) -> None:
         """Write what has collected; rows that cannot be written are dropped and counted."""
-        usage, lines = list(self.usage), list(self.lines)
-        self.usage.clear()
+        self.counted()
+        usage, lines = list(self._counted), list(self.lines)
+        self._counted.clear()
         self.lines.clear()
         try:
             if usage:
@@ -51,3 +55,15 @@ class Journal:
         except PyfaasError as error:
             self.failed += len(usage) + len(lines)
             log.warning("journal_dropped", extra={"rows": len(usage) + len(lines), "code": error.code.value})
+
+    def counted(self) -> Tally:
+        """Return the sums of every row so far."""
+        rows = list(self.usage)
+        self.usage.clear()
+        self._tally.take(rows)
+        self._counted.extend(rows)
+        return self._tally
+
+    def pending(self) -> int:
+        """Count the rows that wait to be written."""
+        return len(self.usage) + len(self._counted) + len(self.lines)

@@ -20,7 +20,7 @@ from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Caller, InvocationId, Scope, Version, VersionState
 from pyfaas.names import check_alias_name
 from pyfaas.ports import Clock, Queue, Store, Workers
-from pyfaas.service import views
+from pyfaas.service import metrics, views
 from pyfaas.service.accounts import Accounts
 from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
@@ -381,6 +381,10 @@ class Service:
                 {"function": e.function.name, "tenant": e.function.account, "class": "low", "running": e.running} for e in entries
             ],
         }
+
+    async def metrics(self, *, by_function: bool) -> list[metrics.Family | metrics.Histogram]:
+        """Measure the server; `by_function` adds what names accounts and functions, which is for an admin."""
+        return await metrics.measure(self, self._journal, self._clock, by_function=by_function)
 
     def limits(self, caller: Caller) -> dict[str, Any]:
         """Show every limit with its value, unit and the option that sets it."""

@@ -28,7 +28,7 @@ from pyfaas.web import problems
 from pyfaas.web.app import build_app
 from pyfaas.web.connection import Connection, Shared, State
 from pyfaas.web.replies import Replies
-from pyfaas.web.streams import LENT
+from pyfaas.web.streams import CONNECTIONS, LENT
 
 IDLE_S = 75  # a connection may be silent between requests, or take to send a head
 _LINGER_S = 5.0  # what still comes after an early answer is thrown away: a reset would hide the answer
@@ -49,6 +49,7 @@ class Site:
         self.runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S)
         self.shared = Shared(service, self._replies, self._protocol)
         app[LENT] = self.shared.lent
+        app[CONNECTIONS] = lambda: len(self.shared.connections)
         self._server: asyncio.Server
         self._timer: asyncio.TimerHandle
 

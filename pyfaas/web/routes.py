@@ -14,8 +14,8 @@ from aiohttp import web
 
 from pyfaas.model import Caller, Scope
 from pyfaas.service.service import Service
+from pyfaas.web import metrics, routes_backup
 from pyfaas.web import routes_accounts as accounts
-from pyfaas.web import routes_backup
 from pyfaas.web import routes_calls as calls
 from pyfaas.web import routes_functions as functions
 from pyfaas.web import routes_server as server
@@ -43,6 +43,7 @@ ROUTES = (
     Route("GET", "/openapi.json", server.openapi, None),
     Route("GET", "/healthz", server.healthz, None),
     Route("GET", "/readyz", server.readyz, None),
+    Route("GET", "/metrics", metrics.metrics, None),
     Route("GET", "/v1/whoami", accounts.whoami, Scope.INVOKE),
     Route("GET", "/v1/functions", functions.list_functions, Scope.READ),
     Route("PUT", "/v1/functions/{name}", functions.publish, Scope.DEPLOY),

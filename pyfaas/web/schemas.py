@@ -130,7 +130,7 @@ _CALLS: dict[str, Schema] = {
     },
 }
 _FUNCTIONS: dict[str, Schema] = {
-    "Published": shown({"function": NAME, "version": VERSION, "state": one_of(VersionState), "changed": array(text())}),
+    "Published": shown({"function": NAME, "version": VERSION, "state": one_of(VersionState), "changed": {"type": "boolean"}}),
     "AliasTarget": shown({"version": VERSION, "weights": table(whole(1, 100))}),
     "Function": shown(
         {

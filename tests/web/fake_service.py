@@ -188,6 +188,11 @@ class FakeService:
         """Tell whether calls are taken."""
         return {"ready": self.is_ready, "isolation": "full", "layers": []}
 
+    async def metrics(self, *, by_function: bool) -> list[Any]:
+        """Have no figures."""
+        self.asked.append(("metrics", (by_function,)))
+        return []
+
     def get_aliases(self, _who: Caller, name: str) -> dict[str, Any]:
         """Know one release alias."""
         self.asked.append(("get_aliases", (name,)))

@@ -92,6 +92,14 @@ class SqliteQueue:
             lambda c: c.execute("SELECT min(due) FROM jobs WHERE state = 'queued'").fetchone()[0]
         )
 
+    async def queued(self) -> int:
+        """Count the jobs that wait for an attempt; the partial index on `due` has just these."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return int(connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0])
+
+        return await self._database.read(work)
+
     async def recover(self, instance: str, now: float, max_lost: int = 3) -> int:
         """At start: attempts of other instances become `lost` and their jobs queued again; returns how many.
 

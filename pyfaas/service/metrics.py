@@ -1,0 +1,205 @@
+"""Figures of a running server, as plain values that a face shows in its own format.
+
+Theory of operation. Nothing is counted on the way of a call. What ran is summed from the journal's rows, a batch at a
+time; what never ran is counted where it is refused; everything else is read from the state that is there, when
+somebody asks. Sums start at zero with the server. Sums by account and function are for the operator alone.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from pyfaas.model import AccountId, FunctionId, JobState, Outcome, UsageRow
+from pyfaas.ports import Clock
+from pyfaas.service.registry import Registry
+
+if TYPE_CHECKING:
+    from pyfaas.service.journal import Journal
+    from pyfaas.service.service import Service
+
+# Seconds; a warm call of an empty handler takes some 50 µs, a timeout is 900 s at most.
+BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+_BOUNDS_US = tuple(round(bound * 1e6) for bound in BOUNDS)
+Labels = tuple[str, ...]
+_NOBODY = AccountId(""), FunctionId("")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One figure with its samples by label values; `kind` is counter or gauge. A counter's name has no `_total`."""
+
+    name: str
+    kind: str
+    says: str
+    labels: Labels = ()
+    samples: Mapping[Labels, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """A distribution: (upper bound in seconds, how many up to it), the last without a bound, and the sum."""
+
+    name: str
+    says: str
+    buckets: tuple[tuple[float, int], ...]
+    sum: float
+
+
+class Tally:
+    """The sums of what the journal was given."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self.runs: Counter[tuple[AccountId, FunctionId, Outcome | None]] = Counter()
+        self.wall_us: Counter[tuple[AccountId, FunctionId]] = Counter()
+        self.cpu_us: Counter[tuple[AccountId, FunctionId]] = Counter()
+        self.bytes_in = self.bytes_out = self.loads = self.load_us = self.load_cpu_us = 0
+        self.buckets = [0] * (len(BOUNDS) + 1)
+
+    def take(self, rows: Iterable[UsageRow]) -> None:
+        """Add rows."""
+        for row in rows:
+            if row.kind == "call":
+                who = row.account, row.function
+                self.runs[row.account, row.function, row.outcome] += 1
+                self.wall_us[who] += row.wall_us
+                self.cpu_us[who] += row.cpu_us
+                self.bytes_in += row.bytes_in
+                self.bytes_out += row.bytes_out
+                self.buckets[bisect_left(_BOUNDS_US, row.wall_us)] += 1
+            elif row.kind == "init":
+                self.loads += 1
+                self.load_us += row.wall_us
+                self.load_cpu_us += row.cpu_us
+
+    def outcomes(self) -> Counter[str]:
+        """Count runs by outcome."""
+        found: Counter[str] = Counter()
+        for (_, _, outcome), count in self.runs.items():
+            found[str(outcome)] += count
+        return found
+
+    def durations(self) -> Histogram:
+        """Return how long runs took."""
+        counts = tuple(zip((*BOUNDS, float("inf")), accumulate(self.buckets), strict=True))
+        says = "How long runs took, from the packet to the container to its answer"
+        return Histogram("pyfaas_run_duration_seconds", says, counts, self.wall_us.total() / 1e6)
+
+    def forget(self, registry: Registry) -> None:
+        """Drop the sums of functions that are gone, so that they do not pile up; the totals keep them under no name."""
+        for gone in [key for key in self.runs if key[1] and key[1] not in registry.entries]:
+            self.runs[(*_NOBODY, gone[2])] += self.runs.pop(gone)
+        for sums in (self.wall_us, self.cpu_us):
+            for who in [key for key in sums if key[1] and key[1] not in registry.entries]:
+                sums[_NOBODY] += sums.pop(who)
+
+
+async def measure(service: Service, journal: Journal, clock: Clock, *, by_function: bool) -> list[Family | Histogram]:
+    """Return every figure; with `by_function` also those that name accounts and functions."""
+    queued = await service.jobs.queued()
+    tally = journal.counted()
+    tally.forget(service.registry)
+    found: list[Family | Histogram] = [*_server(service), *_calls(service, tally), *_fleet(service, clock), *_jobs(service, queued), *_storage(service, journal)]
+    return [*found, *_by_function(service, tally)] if by_function else found
+
+
+def _one(value: float) -> dict[Labels, float]:
+    return {(): value}
+
+
+def _by(counts: Mapping[str, float]) -> dict[Labels, float]:
+    return {(name,): value for name, value in counts.items()}
+
+
+def _server(service: Service) -> Iterator[Family]:
+    shown = service.ready()
+    live = {layer["name"]: float(layer["live"]) for layer in shown["layers"]}
+    yield Family("pyfaas_ready", "gauge", "Whether calls are taken", (), _one(shown["ready"]))
+    yield Family("pyfaas_isolation_layer", "gauge", "Whether a layer of isolation is live", ("layer",), _by(live))
+    registry = service.registry
+    states = Counter(str(version.state) for _, version in registry.all_versions())
+    yield Family("pyfaas_accounts", "gauge", "Accounts", (), _one(len(registry.accounts)))
+    yield Family("pyfaas_functions", "gauge", "Functions", (), _one(len(registry.entries)))
+    yield Family("pyfaas_versions", "gauge", "Versions by state", ("state",), _by(states))
+
+
+def _calls(service: Service, tally: Tally) -> Iterator[Family | Histogram]:
+    dispatcher, loads = service.dispatcher, service.dispatcher.loads.values()
+    ended = {str(outcome): 0 for outcome in Outcome} | tally.outcomes()
+    for outcome, count in dispatcher.unrun.items():
+        ended[str(outcome)] += count
+    ran = tally.runs.total()
+    yield Family("pyfaas_calls", "counter", "Calls that ended, by outcome", ("outcome",), _by(ended))
+    yield Family("pyfaas_calls_throttled", "counter", "Calls refused because too many of their account wait", (), _one(dispatcher.throttled))
+    yield Family("pyfaas_calls_running", "gauge", "Calls that are admitted and have not ended", (), _one(sum(load.running for load in loads)))
+    yield Family("pyfaas_calls_waiting", "gauge", "Calls that wait for their turn over a limit", (), _one(sum(load.waiting for load in loads)))
+    cold = min(ran, dispatcher.fleet.cold.total())
+    starts = {"cold": float(cold), "warm": float(ran - cold)}
+    yield Family("pyfaas_starts", "counter", "Runs by whether their container was loaded for them", ("kind",), _by(starts))
+    yield Family("pyfaas_run_cpu_seconds", "counter", "Processor time of runs", (), _one(tally.cpu_us.total() / 1e6))
+    yield Family("pyfaas_event_bytes", "counter", "Bytes of the events of runs", (), _one(tally.bytes_in))
+    yield Family("pyfaas_result_bytes", "counter", "Bytes of the results of runs", (), _one(tally.bytes_out))
+    yield tally.durations()
+    yield Family("pyfaas_loads", "counter", "Times that a container loaded a version", (), _one(tally.loads))
+    yield Family("pyfaas_load_seconds", "counter", "Time that loading took", (), _one(tally.load_us / 1e6))
+    yield Family("pyfaas_load_cpu_seconds", "counter", "Processor time that loading took", (), _one(tally.load_cpu_us / 1e6))
+
+
+def _fleet(service: Service, clock: Clock) -> Iterator[Family]:
+    pool, now = service.dispatcher.fleet.pool, clock.monotonic()
+    counts = pool.statistics()
+    containers = {state: counts[state] for state in ("blank", "loading", "idle", "busy")}
+    vms = {"warm": counts["warm"], "active": counts["vms"] - counts["warm"], "opening": counts["opening"]}
+    yield Family("pyfaas_containers", "gauge", "Containers by state", ("state",), _by(containers))
+    yield Family("pyfaas_vms", "gauge", "VMs by state", ("state",), _by(vms))
+    yield Family("pyfaas_warming_target", "gauge", "Unassigned VMs that are wanted ready", (), _one(pool.warm_target(now)))
+    yield Family("pyfaas_warming_hits", "counter", "VMs that were taken ready from the warming pool", (), _one(pool.hits))
+    yield Family("pyfaas_warming_misses", "counter", "VMs that had to be opened while a call waited", (), _one(pool.misses))
+
+
+def _jobs(service: Service, queued: int) -> Iterator[Family]:
+    jobs = service.jobs
+    yield Family("pyfaas_jobs", "gauge", "Asynchronous invocations that have not ended", ("state",), _by({"queued": queued, "running": jobs.running()}))
+    ended = {str(state): jobs.ended[state] for state in JobState if state.is_terminal}
+    yield Family("pyfaas_jobs_ended", "counter", "Asynchronous invocations that ended after an attempt, by state", ("state",), _by(ended))
+    yield Family("pyfaas_job_retries", "counter", "Attempts that are to be made again", (), _one(jobs.ended[JobState.QUEUED]))
+
+
+def _storage(service: Service, journal: Journal) -> Iterator[Family]:
+    path = os.path.join(service.config.data_dir, "pyfaas.db")
+    sizes = {kind: _size(path + end) for kind, end in (("main", ""), ("wal", "-wal"))}
+    yield Family("pyfaas_database_bytes", "gauge", "Size of the database's files", ("file",), _by(sizes))
+    yield Family("pyfaas_journal_pending_rows", "gauge", "Rows of usage and logs that are not written yet", (), _one(journal.pending()))
+    yield Family("pyfaas_journal_dropped_rows", "counter", "Rows of usage and logs that could not be written", (), _one(journal.failed))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0  # no log is there after a checkpoint at closing
+
+
+def _by_function(service: Service, tally: Tally) -> Iterator[Family]:
+    registry = service.registry
+
+    def names(account: AccountId, function: FunctionId) -> Labels:
+        entry, known = registry.entries.get(function), registry.accounts.get(account)
+        return known.name if known else account, entry.function.name if entry else function
+
+    labels = ("account", "function")
+    runs = {(*names(a, f), str(outcome)): float(count) for (a, f, outcome), count in tally.runs.items() if f}
+    yield Family("pyfaas_function_runs", "counter", "Runs by who pays, function and outcome", (*labels, "outcome"), runs)
+    for name, says, sums in (
+        ("pyfaas_function_run_seconds", "Time of runs by who pays and function", tally.wall_us),
+        ("pyfaas_function_cpu_seconds", "Processor time of runs by who pays and function", tally.cpu_us),
+    ):
+        yield Family(name, "counter", says, labels, {names(*who): count / 1e6 for who, count in sums.items() if who[1]})
+    running = {names(e.function.account, e.function.id): float(e.running) for e in registry.entries.values()}
+    yield Family("pyfaas_function_running", "gauge", "Runs admitted now by owner and function", labels, running)
