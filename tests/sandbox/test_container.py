@@ -189,8 +189,9 @@ def test_descriptors_are_a_written_list(rig: Rig) -> None:
 
 
 def test_environment_and_hostname_are_made(rig: Rig, box: Container) -> None:
-    """Nothing of the host's environment, and a name that tells nothing."""
+    """Nothing of the host's environment, and a name that tells nothing, from the kernel and from what Python keeps of it."""
     assert rig.ask(box, "import os, socket; result = [dict(os.environ), socket.gethostname()]") == [{}, "pyfaas"]
+    assert rig.ask(box, "import platform; result = platform.node()") == "pyfaas"
     assert outside("import os, socket; result = [len(os.environ) > 0, socket.gethostname() != 'pyfaas']") == [True, True]
 
 
