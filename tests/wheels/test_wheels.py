@@ -83,7 +83,8 @@ def test_does_its_job(shop: Shop, topic: str, name: str) -> None:
     shop.ready(topic)
     answer = shop.ask(topic, name, case)
     told = f"{answer.status} {answer.outcome} {answer.body.decode(errors='replace')[:4000]}"
-    assert (answer.status, answer.outcome) == (case.get("status", 200), case.get("outcome", "ok")), told
+    assert answer.status == case.get("status", 200), told
+    assert "path" in case or answer.outcome == case.get("outcome", "ok"), told  # a bridge may stream, and a stream has no outcome
     if "answer" in case:
         assert answer.json == case["answer"], told
     if "text" in case:
