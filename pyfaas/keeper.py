@@ -228,6 +228,7 @@ class Keeper:
             root=f"{data}/run",
             entry="pyfaas.runtime.container:serve",
             warm="pyfaas.runtime.warm:warm",
+            awaits_code=True,
             rehearse="pyfaas.runtime.warm:rehearse",
             uid_base=self.config.uid_base + 1,
             uid_count=self.config.uid_count - 1,

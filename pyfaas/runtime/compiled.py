@@ -42,9 +42,11 @@ def import_compiled(name: str, code: str) -> ModuleType | None:
     spec = ModuleSpec(name, SourceFileLoader(name, source), origin=source)
     spec.has_location, spec.cached = True, cached
     module = sys.modules[name] = module_from_spec(spec)
+    is_done = False
     try:
         exec(compiled, vars(module))  # noqa: S102 -- likewise
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
+        is_done = True
+    finally:
+        if not is_done:
+            sys.modules.pop(name, None)
     return sys.modules.get(name, module)

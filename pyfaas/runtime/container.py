@@ -33,6 +33,7 @@ from pyfaas.runtime.context import Context
 from pyfaas.runtime.inbox import Inbox
 from pyfaas.runtime.outcome import Ended
 from sandbox import wire
+from sandbox.guest import attached
 from sandbox.wire import Kind, Status
 
 _CALL = struct.Struct("<cB36sdII")  # as in sandbox.wire, whose parser makes an object that the warm way does not need
@@ -70,14 +71,16 @@ class Container:
                 self._on_load(json.loads(packet[1:]))
 
     def _on_load(self, payload: dict[str, Any]) -> None:
+        arrive = attached.wait if payload.get("awaits") else attached.let_go
         if payload.get("do") == "build":
+            arrive()
             kind, fields = build.run(payload)
             self._send(kind, fields)
             return
         started = time.perf_counter_ns()
         try:
             order = loader.Order.parse(payload)
-            name, bound = loader.load(order)
+            name, bound = loader.load(order, arrive)
         except loader.LoadFailed as failed:
             self._send(Kind.FAILED, failed.fields)
             return

@@ -34,6 +34,7 @@ class Identity:
 class Context:
     """The second argument of an event handler; `deadline` is in seconds since the epoch."""
 
+    __module__ = "pyfaas"  # where the author's code, here and at home, finds it
     # __dict__ lets middleware hang its own attributes on the context; it costs nothing until somebody does.
     __slots__ = ("__dict__", "_assignment", "_call_id", "_document", "_meta", "deadline")
 

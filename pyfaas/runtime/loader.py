@@ -88,9 +88,14 @@ class Order:
         )
 
 
-def load(order: Order) -> tuple[str, shapes.Bound]:
-    """Load a version and return its handler's name and the bound handler; raises LoadFailed, nothing else."""
+def load(order: Order, arrive: Callable[[], None] = lambda: None) -> tuple[str, shapes.Bound]:
+    """Load a version and return its handler's name and the bound handler; raises LoadFailed, nothing else.
+
+    `arrive` is called before anything of the code is looked at: it may not be there until then.
+    """
     try:
+        prepare(order)
+        arrive()
         enter(order)
         name, handler = _find(order)
         bound = shapes.bind(_plain(handler), order.shape)
@@ -104,8 +109,8 @@ def load(order: Order) -> tuple[str, shapes.Bound]:
     return name, bound
 
 
-def enter(order: Order) -> None:
-    """Set environment, working directory and search path to what the version names."""
+def prepare(order: Order) -> None:
+    """Set environment and search path to what the version names."""
     os.environ.clear()
     os.environ.update(_BARE)
     os.environ.update({str(key): str(value) for key, value in order.env.items()})
@@ -117,15 +122,23 @@ def enter(order: Order) -> None:
     )
     if "TZ" in order.env:
         time.tzset()
+    sys.dont_write_bytecode = True  # the code is read-only
+    sys.path[:] = [*_paths(order), *standard_library()]
+
+
+def enter(order: Order) -> None:
+    """Go to the code, and forget what was known of its place before it was there."""
+    paths = _paths(order)
     with contextlib.suppress(OSError):
         os.chdir(order.code)
-    paths = [path for path in (order.paths or (order.code,)) if path]
-    sys.dont_write_bytecode = True  # the code is read-only
-    sys.path[:] = [*paths, *standard_library()]
     for path in list(sys.path_importer_cache):
         if path.startswith(tuple(paths)):
             del sys.path_importer_cache[path]
     sdk.give_up_names(paths)
+
+
+def _paths(order: Order) -> list[str]:
+    return [path for path in (order.paths or (order.code,)) if path]
 
 
 def standard_library() -> list[str]:

@@ -3,8 +3,9 @@
 Theory of operation. This package and `sandbox` are loaded in every container, by the launcher, and would hide
 modules of the tenant that have the same names; their files are not there, so the SDK could not be imported from
 them either. So both names are given up when a version is loaded: a tenant's own module is found first, and
-without one `pyfaas` is a stand-in in which the SDK's decorators return the function as it is. A file that says
-`@app.function(...)` then defines plain functions here, which is what a container runs.
+without one `pyfaas` is a stand-in with all of the SDK's names. Its decorators return the function as it is, so a file
+that says `@app.function(...)` defines plain functions here, which is what a container runs; whatever would talk to a
+server says, when it is used, that there is none within reach.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Never
 
 from pyfaas.runtime.context import Context
 
@@ -29,7 +30,60 @@ class App:
 
     def function(self, function: Callable[..., Any] | None = None, /, **_settings: Any) -> Any:
         """Return the function itself, whether used as `@app.function` or `@app.function(...)`."""
-        return (lambda decorated: decorated) if function is None else function
+        return carried if function is None else carried(function)
+
+    def run(self) -> Never:
+        """Refuse: see `Elsewhere`."""
+        Elsewhere("App.run")()
+
+    def deploy(self) -> Never:
+        """Refuse: see `Elsewhere`."""
+        Elsewhere("App.deploy")()
+
+
+class Elsewhere:
+    """What works outside only; it may be passed around here, and says what to do when it is used."""
+
+    def __init__(self, name: str) -> None:
+        """Keep the name for the sentence."""
+        self._name = name
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Never:
+        """Refuse."""
+        message = f"{self._name} is not there inside a container, which reaches no server; call the function itself, or .local"
+        raise RuntimeError(message)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what refuses too, such as `f.remote.aio` and `client.invoke`."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Elsewhere(f"{self._name}.{name}")
+
+
+class Client(Elsewhere):
+    """Stands for both clients: it may be made at a module's top, as a script does."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Open nothing."""
+        super().__init__("pyfaas.Client")
+
+
+class Error(Exception):
+    """Root of what the SDK raises, so that an `except` clause finds it."""
+
+
+_ERRORS = ("FunctionError", "InvalidRequest", "NotAllowed", "NotFound", "ServerError", "Throttled")
+
+
+def carried(function: Any) -> Any:
+    """Return a decorated function as a container has it: itself, called plainly or by `.local`."""
+    try:
+        function.local = function
+        for way in ("remote", "spawn", "map", "starmap"):
+            setattr(function, way, Elsewhere(f"{function.__name__}.{way}"))
+    except AttributeError:  # a callable without attributes of its own
+        pass
+    return function
 
 
 def give_up_names(paths: Sequence[str]) -> None:
@@ -43,5 +97,9 @@ def give_up_names(paths: Sequence[str]) -> None:
 def stand_in() -> ModuleType:
     """Make the module that code in a container imports as `pyfaas`."""
     module = ModuleType("pyfaas", "pyfaas inside a container: decorators that change nothing, and Context.")
-    vars(module).update(App=App, Context=Context, __all__=["App", "Context"])
+    names: dict[str, Any] = {"App": App, "Context": Context, "Error": Error}
+    names |= {name: type(name, (Error,), {"__module__": "pyfaas"}) for name in _ERRORS}
+    names |= {"AsyncClient": Client, "Client": Client, "FunctionCall": Elsewhere("pyfaas.FunctionCall")}
+    # What pickles of decorated functions name; see pyfaas.client.app.
+    vars(module).update(names, __all__=sorted(names), _carried=carried)
     return module

@@ -116,7 +116,7 @@ class Fleet:
             self._task(self._open_vm(lane))
 
     def _load(self, lane: Lane, slot: Slot, step: Step) -> None:
-        """Give a blank its code: limits, mounts, then the LOAD packet. The answer comes to `_loaded`."""
+        """Give a blank its limits, its order and its code; it reads the order while the code is attached, and answers to `_loaded`."""
         box = self._blanks.pop(slot.id)
         session = self.sessions[slot.id] = Session(slot, box, lane, self._loaded, self._finished)
         session.why = step.value
@@ -128,10 +128,9 @@ class Fleet:
             if error is not None:
                 log.error("attach_failed", extra={"container": slot.id, "error": str(error)})
                 session.end(Doom(Outcome.LOST, f"the code could not be attached: {error}"))
-            elif session.state == "LOADING":
-                box.send((lane.load,))
 
         box.limit(lane.limits)
+        box.send((lane.load,))
         box.attach_nowait(lane.mounts, attached)
         asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._spare, slot.vm)
 

@@ -54,7 +54,7 @@ class Lane:
             memory_bytes=self.memory, tmp_bytes=self.memory // 2, output_bytes=config.sync_payload
         )
         self.mounts = mounts_of(version)
-        self.load = packet(Kind.LOAD, json.dumps(load_order(version, entry.function.name, account_name, config)).encode())
+        self.load = packet(Kind.LOAD, json.dumps({**load_order(version, entry.function.name, account_name, config), "awaits": True}).encode())
         self.waiting: deque[Call] = deque()
         self.coming = 0  # containers being loaded, forked or opened for this lane
         self.ahead = 0  # containers wanted before a call asks for them: a version is loaded beside the one that runs

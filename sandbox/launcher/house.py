@@ -39,6 +39,7 @@ def build(options: LauncherOptions, entry: Entry, rehearse: Callable[[], None] |
         landlock=kernel.landlock_abi(),
         entry=entry,
         rehearse=rehearse,
+        awaits_code=options.awaits_code,
         without=frozenset(options.without),
         fail_at=options.fail_at,
     )

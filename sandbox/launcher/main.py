@@ -215,7 +215,8 @@ class Launcher:
             return  # its end is seen through the pidfd
         opened = box.leaf.descriptors() if box.leaf else []
         labels = ",".join(label for label, _ in opened) or "-"
-        box.report.close()
+        if not self.house.awaits_code:
+            box.report.close()
         request, box.request = box.request, ""
         self._say(f"{request} ok {vm.id} {box.id} {box.pid} {labels}", [*box.host_ends, *(fd for _, fd in opened)])
         for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
@@ -349,10 +350,19 @@ class Launcher:
                     box.writes.add(name)
                 trees.append((_slot_path(slot, mode), self.stores.tree(store, name, writable=mode == "rw")))
             self._within(box, trees, int(tmp_bytes))
+            self._tell_attached(box)
         finally:
             for _, descriptor in trees:
                 os.close(descriptor)
         return container_id
+
+    def _tell_attached(self, box: vms.ContainerRecord) -> None:
+        """Tell a container that waits for it; nothing that it may have written is ever read."""
+        try:
+            box.report.send(b"a", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:  # it did not wait, was told before, or has ended
+            return
+        box.report.close()
 
     def _within(self, box: vms.ContainerRecord, trees: list[tuple[str, int]], tmp_bytes: int) -> None:
         """Act inside a container's mount namespace, and come back whatever happens."""

@@ -14,7 +14,8 @@ class LauncherOptions:
 
     `root` is an empty directory to mount the VMs' trees on. `stores` maps a store's name to its directory. `entry` and
     `warm` are `module:function`: what a blank runs, and what is run once before the first fork; `rehearse` is run by
-    every blank once it is confined, before it is handed out. `binds` are host paths
+    every blank once it is confined, before it is handed out. With `awaits_code` the entry takes orders before its code is
+    attached, and must call `sandbox.guest.attached.wait` or `let_go` before it runs any. `binds` are host paths
     that VMs with the host's network see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
     `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none.
     """
@@ -24,6 +25,7 @@ class LauncherOptions:
     entry: str
     warm: str = ""
     rehearse: str = ""
+    awaits_code: bool = False
     uid_base: int = 2_000_001
     uid_count: int = 9_999
     stores: Mapping[str, str] = field(default_factory=dict)

@@ -75,6 +75,7 @@ class House:
     landlock: int
     entry: guest_container.Entry
     rehearse: Callable[[], None] | None
+    awaits_code: bool
     without: frozenset[str]
     fail_at: str
 
@@ -125,11 +126,15 @@ def fork_container(house: House, vm: VmRecord, container_id: str, request: str, 
     os.set_blocking(err_write, True)
     kept = (null, out_write, err_write, guest.fileno(), out_read, err_read, theirs.fileno())
     plan = _plan(house, leaf, vm.uid, vm.is_network, vm.join, kept, theirs, vm.limits)
+
+    def live() -> None:
+        guest_container.live(house.entry, house.rehearse, awaits_code=house.awaits_code)
+
     try:
         kernel.setns(vm.join["pid"], kernel.NEWPID)
         pid = os.fork()
         if pid == 0:
-            _child(confine.CONTAINER_STEPS, plan, theirs, lambda: guest_container.live(house.entry, house.rehearse))
+            _child(confine.CONTAINER_STEPS, plan, theirs, live)
     except OSError:
         for end in (ours, host):
             end.close()

@@ -47,7 +47,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
             *("pyfaas.tagged", "pyfaas.__version__"),
         ),
     ),
-    ("pyfaas.runtime", ("pyfaas.bundle", "pyfaas.tagged", "sandbox.errors", "sandbox.wire")),
+    ("pyfaas.runtime", ("pyfaas.bundle", "pyfaas.tagged", "sandbox.errors", "sandbox.guest.attached", "sandbox.wire")),
     ("pyfaas.cli", ("pyfaas.client", "pyfaas.config", "pyfaas.errors", "pyfaas.names", "pyfaas.keeper", "pyfaas.restore", "sandbox.doctor")),
     ("pyfaas.__main__", ("pyfaas.cli",)),
     ("pyfaas.server", ("pyfaas", "sandbox")),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,28 @@ def test_attached_code_is_imported(rig: Rig) -> None:
     rig.attach(vm.first, ("code", "code", "imported", False))
     assert rig.ask(vm.first, "import sys; sys.path.insert(0, '/app/code'); import main; result = main.value") == 7
     assert rig.ask(sibling, "import os; result = os.listdir('/app/code')") == []
+
+
+def test_an_order_may_come_before_the_code(make_rig: Callable[..., Rig]) -> None:
+    """A container that has its order waits until its code is attached, also over an attempt that failed, and then holds nothing more."""
+    rig = make_rig(entry="tests.sandbox.probe:serve_when_attached", awaits_code=True)
+    entry(rig, "late")
+    box = rig.blank()
+    told: list[bytes] = []
+    box.on_packet = told.append
+    rig.tell(box, "import os, sys; sys.path.insert(0, '/app/code'); import main; result = [main.value, sorted(map(int, os.listdir('/proc/self/fd')))]")
+    rig.wait_until(lambda: bool(told))
+    with pytest.raises(SetupError):
+        rig.attach(box, ("code", "code", "not-there", False))
+    assert [packet[:1] for packet in told] == [b"H"]
+    rig.attach(box, ("code", "code", "late", False))
+    rig.wait_until(lambda: len(told) == 2)
+    assert told[1][:1] == b"R"
+    value, descriptors = json.loads(told[1][1:])["got"]
+    assert value == 7
+    assert descriptors[:6] == [0, 1, 2, 3, 4, 5]
+    assert len(descriptors) == 7  # and the one that lists them
+    assert rig.ask(box, "result = 8") == 8
 
 
 def test_attached_code_cannot_be_changed(rig: Rig) -> None:
