@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ import typer
 
 from pyfaas.cli import console
 from pyfaas.cli.functions import confirm
-from pyfaas.cli.session import act, chosen
-from pyfaas.client.aio import AsyncClient
+from pyfaas.cli.session import act, ask, chosen
 from pyfaas.client.errors import invalid
+from pyfaas.client.http import json_call
 from pyfaas.client.profile import DEFAULT_PROFILE, locate, write_profile
 from pyfaas.config import environment
 from pyfaas.names import parse_duration
@@ -26,10 +25,10 @@ app.add_typer(account, name="account")
 app.add_typer(token, name="token")
 
 
-@account.command("create")
+@account.command("create", epilog="Example: pyfaas account create north -q > north.token")
 def create_account(
     ctx: typer.Context,
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the account")],
     no_network: Annotated[bool, typer.Option("--no-network", help="its functions may not reach the network")] = False,  # noqa: FBT002
 ) -> None:
     """Create an account; its token is printed this once."""
@@ -43,10 +42,10 @@ def list_accounts(ctx: typer.Context) -> None:
     console.show_list(chosen(ctx), rows, ("account", "id", "network", "created"))
 
 
-@account.command("rm")
+@account.command("rm", epilog="Example: pyfaas account rm north -y")
 def remove_account(
     ctx: typer.Context,
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the account")],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,  # noqa: FBT002
 ) -> None:
     """Remove an account with everything that is its own."""
@@ -55,13 +54,19 @@ def remove_account(
     console.note(chosen(ctx), f"removed {name}")
 
 
-@token.command("create")
+@token.command("create", epilog="Example: pyfaas token create --scope invoke --expires 12h --label ci -q")
 def create_token(
     ctx: typer.Context,
-    scope: Annotated[list[str] | None, typer.Option(help="invoke, deploy or read; repeats", show_default=False)] = None,
-    expires: Annotated[str | None, typer.Option(help="after, e.g. 12h", show_default=False)] = None,
-    label: Annotated[str, typer.Option(help="a word to know it by", show_default=False)] = "",
-    of: Annotated[str | None, typer.Option("--account", help="for another account (admin)", show_default=False)] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(metavar="SCOPE", help="invoke, deploy or read; repeats", show_default=False)
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="it ends after, e.g. 12h", show_default=False)
+    ] = None,
+    label: Annotated[str, typer.Option(metavar="WORD", help="a word to know it by", show_default=False)] = "",
+    of: Annotated[
+        str | None, typer.Option("--account", metavar="NAME", help="for another account (admin)", show_default=False)
+    ] = None,
 ) -> None:
     """Create a token; its text is printed this once."""
     until = time.time() + parse_duration(expires, "--expires") / 1000 if expires else None
@@ -80,8 +85,10 @@ def list_tokens(ctx: typer.Context) -> None:
     console.show_list(chosen(ctx), rows, ("id", "scopes", "label", "created", "expires"))
 
 
-@token.command()
-def revoke(ctx: typer.Context, token_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+@token.command(epilog="Example: pyfaas token revoke ID")
+def revoke(
+    ctx: typer.Context, token_id: Annotated[str, typer.Argument(metavar="ID", help="as `token ls` shows it")]
+) -> None:
     """Revoke a token at once."""
     act(ctx, lambda client: client.revoke_token(token_id))
     console.note(chosen(ctx), f"revoked {token_id}")
@@ -93,25 +100,28 @@ def rotate_admin(ctx: typer.Context) -> None:
     _show_made(ctx, act(ctx, lambda client: client.rotate_admin(), is_admin=True))
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas login --url http://127.0.0.1:8787 < token")
 def login(
     ctx: typer.Context,
-    url: Annotated[str | None, typer.Option(help="the server", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="the server", show_default=False)] = None,
     text: Annotated[
-        str | None, typer.Option("--token", help="the token; else asked for, or read from stdin", show_default=False)
+        str | None,
+        typer.Option(
+            "--token", metavar="TOKEN", help="the token; else asked for, or read from stdin", show_default=False
+        ),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="the profile to write", show_default=False)] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="the profile to write", show_default=False)
+    ] = None,
 ) -> None:
     """Keep a server's URL and a token in a profile that only you can read, after trying them."""
     wanted = url or environment("PYFAAS_URL") or _ask("server URL", hidden=False)
+    if chosen(ctx).curl:  # which names the token and needs none
+        ask(ctx, json_call("GET", "/v1/whoami"), endpoint=locate(wanted, "pf_"))
     secret = text or environment("PYFAAS_TOKEN") or _ask("token", hidden=True)
     endpoint = locate(wanted, secret)
 
-    async def work() -> dict[str, Any]:
-        async with AsyncClient(endpoint.url, endpoint.token) as client:
-            return await client.whoami()
-
-    who = asyncio.run(work())
+    who = ask(ctx, json_call("GET", "/v1/whoami"), endpoint=endpoint)
     path = write_profile(profile or environment("PYFAAS_PROFILE") or DEFAULT_PROFILE, endpoint.url, endpoint.token)
     console.note(chosen(ctx), f"logged in to {endpoint.url} as {who['account']}; kept in {path}")
 

@@ -23,13 +23,14 @@ def _group() -> None:
     """Keep the one verb a verb of a group."""
 
 
-@alias.command("set")
+@alias.command("set", epilog="Example: pyfaas alias set greet:live 3")
 def set_(
     ctx: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="NAME:ALIAS")],
-    version: Annotated[int, typer.Argument(help="the version it points at")],
+    target: Annotated[str, typer.Argument(metavar="NAME:ALIAS", help="a function, and the alias's name in it")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="the version it points at")],
     weight: Annotated[
-        list[str] | None, typer.Option(help="VERSION=PERCENT of another version", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="VERSION=PERCENT", help="how much another version gets; repeats", show_default=False),
     ] = None,
 ) -> None:
     """Point a release alias at a version."""
@@ -43,16 +44,19 @@ def set_(
     console.show(chosen(ctx), shown)
 
 
-@alias.command()
-def ls(ctx: typer.Context, name: str) -> None:
+@alias.command(epilog="Example: pyfaas alias ls greet")
+def ls(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="a function")]) -> None:
     """List a function's release aliases."""
     found = act(ctx, lambda client: client.aliases(name))
     rows = [{"alias": key, **value} for key, value in found.items()]
     console.show_list(chosen(ctx), rows, ("alias", "version", "weights"))
 
 
-@alias.command()
-def rm(ctx: typer.Context, target: Annotated[str, typer.Argument(metavar="NAME:ALIAS")]) -> None:
+@alias.command(epilog="Example: pyfaas alias rm greet:live")
+def rm(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="NAME:ALIAS", help="a function, and the alias's name in it")],
+) -> None:
     """Remove a release alias."""
     name, wanted = _target(target)
     act(ctx, lambda client: client.remove_alias(name, wanted))

@@ -31,7 +31,7 @@ def _group() -> None:
 
 
 @app.command()
-def completion(shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish")] = "bash") -> None:
+def completion(shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help="the shell")] = "bash") -> None:
     """Print a completion script; use it with: source <(pyfaas completion bash)."""
     if shell not in ("bash", "zsh", "fish"):
         raise typer.BadParameter(f"{shell!r} is none of bash, zsh and fish")

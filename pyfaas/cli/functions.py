@@ -24,8 +24,11 @@ def ls(ctx: typer.Context) -> None:
     )
 
 
-@app.command()
-def describe(ctx: typer.Context, name: Annotated[str, typer.Argument(help="NAME or NAME:VERSION")]) -> None:
+@app.command(epilog="Example: pyfaas describe greet:2")
+def describe(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions")],
+) -> None:
     """Show a function, or one of its versions."""
     function, version = _numbered(name)
     if version is None:
@@ -34,8 +37,8 @@ def describe(ctx: typer.Context, name: Annotated[str, typer.Argument(help="NAME 
         console.show(chosen(ctx), act(ctx, lambda client: client.version(function, version)))
 
 
-@app.command()
-def versions(ctx: typer.Context, name: str) -> None:
+@app.command(epilog="Example: pyfaas versions greet")
+def versions(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="a function")]) -> None:
     """List a function's versions, newest first."""
     rows = act(ctx, lambda client: client.versions(name))
     console.show_list(
@@ -43,10 +46,10 @@ def versions(ctx: typer.Context, name: str) -> None:
     )
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas rm greet:1 -y")
 def rm(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="NAME or NAME:VERSION")],
+    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions")],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,  # noqa: FBT002
 ) -> None:
     """Remove a function, or one of its versions."""
@@ -56,8 +59,11 @@ def rm(
     console.note(chosen(ctx), f"removed {name}")
 
 
-@app.command()
-def rollback(ctx: typer.Context, name: Annotated[str, typer.Argument(help="NAME or NAME:ALIAS")]) -> None:
+@app.command(epilog="Example: pyfaas rollback greet")
+def rollback(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME[:ALIAS]", help="a function, or one of its release aliases")],
+) -> None:
     """Move `latest`, or a release alias, back to its previous ready version."""
     function, pointer = split_target(name)
     console.show(chosen(ctx), act(ctx, lambda client: client.rollback(function, pointer)))

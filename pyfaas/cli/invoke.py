@@ -24,28 +24,37 @@ from pyfaas.names import parse_duration, split_target
 app = typer.Typer(rich_markup_mode=None)
 
 _Data = Annotated[
-    str | None, typer.Option("-d", "--data", help="the event: JSON, @FILE, or - for stdin", show_default=False)
+    str | None,
+    typer.Option("-d", "--data", metavar="DATA", help="the event: JSON, @FILE, or - for stdin", show_default=False),
 ]
 _Type = Annotated[
     str | None,
     typer.Option(
-        "--content-type", help="of the event; else JSON, or bytes for a file that is none", show_default=False
+        "--content-type",
+        metavar="TYPE",
+        help="of the event; else JSON, or bytes for a file that is none",
+        show_default=False,
     ),
 ]
-_Timeout = Annotated[str | None, typer.Option("--timeout", help="end the run after, e.g. 10s", show_default=False)]
+_Timeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help="end the run after, e.g. 10s", show_default=False)
+]
 _JSON, _BYTES = "application/json", "application/octet-stream"
 
 
-@app.command()
+@app.command(epilog='Example: pyfaas invoke greet -d \'{"name": "Ada"}\'')
 def invoke(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="NAME or NAME:QUALIFIER")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="a function; its version, release alias, or newest")
+    ],
     data: _Data = None,
     content_type: _Type = None,
     asynchronous: Annotated[bool, typer.Option("--async", help="queue it and print the id")] = False,  # noqa: FBT002
     stream: Annotated[bool, typer.Option("--stream", help="write items as they come")] = False,  # noqa: FBT002
     stale: Annotated[
-        str | None, typer.Option("--stale", help="allow or forbid an older version", show_default=False)
+        str | None,
+        typer.Option("--stale", metavar="allow|forbid", help="an older version may answer, or not", show_default=False),
     ] = None,
     timeout: _Timeout = None,
 ) -> None:
@@ -65,10 +74,10 @@ def invoke(  # noqa: PLR0913 - options of a command
     act(ctx, lambda client: _invoke(client, chosen(ctx), function, event, qualifier, headers, stream=stream))
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas run greet.py::handler -d @event.json")
 def run(
     ctx: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="FILE.py[::FUNCTION]")],
+    target: Annotated[str, typer.Argument(metavar="FILE.py[::FUNCTION]", help="a Python file, and what to call in it")],
     data: _Data = None,
     content_type: _Type = None,
     timeout: _Timeout = None,

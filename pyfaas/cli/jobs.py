@@ -16,7 +16,7 @@ from pyfaas.client.aio import AsyncClient, job_result
 app = typer.Typer(rich_markup_mode=None)
 jobs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Asynchronous work, dead letters included.")
 app.add_typer(jobs, name="jobs")
-_ID = Annotated[str, typer.Argument(metavar="ID")]
+_ID = Annotated[str, typer.Argument(metavar="ID", help="what `invoke --async` printed")]
 _COLUMNS = ("id", "function", "version", "state", "outcome", "created", "finished")
 
 
@@ -25,30 +25,34 @@ def _group() -> None:
     """Keep the one verb a verb of a group."""
 
 
-@jobs.command()
+@jobs.command(epilog="Example: pyfaas jobs ls --dead")
 def ls(
     ctx: typer.Context,
     dead: Annotated[bool, typer.Option("--dead", help="only dead letters")] = False,  # noqa: FBT002
-    state: Annotated[str | None, typer.Option(help="only those in this state", show_default=False)] = None,
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help="only those in this state", show_default=False)
+    ] = None,
 ) -> None:
     """List asynchronous invocations."""
     rows = act(ctx, lambda client: client.jobs(state="dead" if dead else state))
     console.show_list(chosen(ctx), rows, _COLUMNS)
 
 
-@jobs.command()
+@jobs.command(epilog="Example: pyfaas jobs get ID -o yaml")
 def get(ctx: typer.Context, job_id: _ID) -> None:
     """Show an asynchronous invocation."""
     console.show(chosen(ctx), act(ctx, lambda client: client.job(job_id)))
 
 
-@jobs.command()
+@jobs.command(epilog="Example: pyfaas jobs wait ID --timeout 1m")
 def wait(
     ctx: typer.Context,
     job_id: _ID,
-    timeout: Annotated[str | None, typer.Option(help="give up waiting after, e.g. 1m", show_default=False)] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="give up waiting after, e.g. 1m", show_default=False)
+    ] = None,
 ) -> None:
-    """Wait until it ended; prints the result and exits as invoke does."""
+    """Wait until an invocation ended; prints the result and exits as invoke does."""
     limit = seconds(timeout, "--timeout")
     with console.progress(chosen(ctx), f"waiting for {job_id}"):
         shown = act(ctx, lambda client: client.wait(job_id, timeout=limit))
@@ -58,23 +62,26 @@ def wait(
     console.end_of_result(body)
 
 
-@jobs.command()
+@jobs.command(epilog="Example: pyfaas jobs cancel ID")
 def cancel(ctx: typer.Context, job_id: _ID) -> None:
-    """Cancel it; one that ended stays as it is."""
+    """Cancel an invocation; one that ended stays as it is."""
     shown = act(ctx, lambda client: client.cancel(job_id))
     console.show(chosen(ctx), shown, ("id", "state"))
 
 
-@jobs.command()
+@jobs.command(epilog="Example: pyfaas jobs replay --dead")
 def replay(
     ctx: typer.Context,
-    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", show_default=False)] = None,
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="what `invoke --async` printed", show_default=False)
+    ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="every dead letter")] = False,  # noqa: FBT002
     data: Annotated[
-        str | None, typer.Option("-d", "--data", help="another event: JSON, @FILE or -", show_default=False)
+        str | None,
+        typer.Option("-d", "--data", metavar="DATA", help="another event: JSON, @FILE or -", show_default=False),
     ] = None,
 ) -> None:
-    """Run it again, with the same or another event; prints the new {id, state, replay_of}."""
+    """Run an invocation again, with the same or another event; prints the new {id, state, replay_of}."""
     if (job_id is None) == (not dead):
         raise typer.BadParameter("name one ID, or say --dead")
     event = read_event(data, None)[0] if data is not None else None

@@ -22,13 +22,17 @@ def _group() -> None:
     """Keep the one verb a verb of a group."""
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas logs greet -f --since 10m")
 def logs(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="NAME or NAME:VERSION")],
+    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions")],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,  # noqa: FBT002
-    invocation: Annotated[str | None, typer.Option("--id", help="of one invocation only", show_default=False)] = None,
-    since: Annotated[str | None, typer.Option(help="not older than, e.g. 1h", show_default=False)] = None,
+    invocation: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="of one invocation only", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="not older than, e.g. 1h", show_default=False)
+    ] = None,
     build: Annotated[bool, typer.Option("--build", help="the log of preparing the version")] = False,  # noqa: FBT002
 ) -> None:
     """Show a function's log; every line carries its invocation's id."""

@@ -57,12 +57,14 @@ def _group() -> None:
 @app.command("map", epilog="Example: pyfaas map resize -i photos.ndjson -o sizes.ndjson --concurrency 50")
 def map_(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="NAME or NAME:QUALIFIER")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="a function; its version, release alias, or newest")
+    ],
     source: Annotated[str, typer.Option("-i", "--input", metavar="FILE", help="a JSON event a line; - is stdin")] = "-",
     target: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="where results go, a line each; - is stdout")
     ] = "-",
-    concurrency: Annotated[int, typer.Option(min=1, max=_MOST_AT_ONCE, help="calls at once")] = AT_ONCE,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=_MOST_AT_ONCE, help="calls at once")] = AT_ONCE,
     resume: Annotated[bool, typer.Option("--resume", help="skip what FILE of -o already has")] = False,  # noqa: FBT002
 ) -> None:
     """Run a function once for each line of a file; writes {"i": N, "ok": …} or {"i": N, "error": …} as each ends."""

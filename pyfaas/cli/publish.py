@@ -34,9 +34,10 @@ requirements = []
 """
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas init greet && pyfaas deploy greet")
 def init(
-    ctx: typer.Context, name: Annotated[str, typer.Argument(help="the function, and its directory")] = "hello"
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the function, and its directory")] = "hello",
 ) -> None:
     """Scaffold a function directory."""
     check_name(name)
@@ -49,23 +50,35 @@ def init(
     console.note(chosen(ctx), f"wrote {root}/main.py and {root}/pyfaas.toml; next: pyfaas deploy {root}")
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas deploy greet.py --memory 512M --env LANG=en")
 def deploy(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(help="a directory, a Python file or a zip")],
-    name: Annotated[str | None, typer.Option(help="the function's name", show_default=False)] = None,
-    handler: Annotated[str | None, typer.Option(help="module:attribute", show_default=False)] = None,
-    requirements: Annotated[
-        Path | None, typer.Option(help="a file that lists requirements", show_default=False)
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a directory, a Python file or a zip")],
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="the function's name; else the file says, or its path", show_default=False),
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="such as 256M", show_default=False)] = None,
-    timeout: Annotated[str | None, typer.Option(help="such as 30s", show_default=False)] = None,
-    env: Annotated[list[str] | None, typer.Option(help="K=V; repeats", show_default=False)] = None,
+    handler: Annotated[
+        str | None, typer.Option(metavar="MODULE:ATTRIBUTE", help="what is called", show_default=False)
+    ] = None,
+    requirements: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a file that lists requirements", show_default=False)
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="such as 256M", show_default=False)] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="such as 30s", show_default=False)] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="an environment variable; repeats", show_default=False)
+    ] = None,
     alias: Annotated[
-        str | None, typer.Option(help="point this release alias at the version once it is ready", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="ALIAS", help="point this release alias at the version once it is ready", show_default=False
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it is ready and cut over")] = True,  # noqa: FBT002
-    wait_timeout: Annotated[str | None, typer.Option(help="give up waiting after", show_default=False)] = None,
+    wait_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="give up waiting after", show_default=False)
+    ] = None,
 ) -> None:
     """Publish a version, and wait until it answers."""
     options = chosen(ctx)

@@ -16,13 +16,23 @@ def _group() -> None:
     """Keep the one verb a verb of a group."""
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas serve --port 0 -s warm_vms=8; --print-config shows every option.")
 def serve(  # noqa: PLR0913 - options of a command
-    host: Annotated[str | None, typer.Option(help="address to listen on", show_default=False)] = None,
-    port: Annotated[int | None, typer.Option(help="port to listen on; 0 picks a free one", show_default=False)] = None,
-    data_dir: Annotated[str | None, typer.Option(help="where everything is kept", show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option(help="a TOML file with options", show_default=False)] = None,
-    user: Annotated[str | None, typer.Option(help="user the server runs as", show_default=False)] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="address to listen on", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="port to listen on; 0 picks a free one", show_default=False)
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="where everything is kept", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a TOML file with options", show_default=False)
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="user the server runs as", show_default=False)
+    ] = None,
     allow_weaker_isolation: Annotated[
         str | None, typer.Option(metavar="LAYER[,…]", help="layers that may be missing", show_default=False)
     ] = None,
@@ -31,7 +41,7 @@ def serve(  # noqa: PLR0913 - options of a command
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="show each value and its origin")] = False,  # noqa: FBT002
 ) -> None:
-    """Run the server."""
+    """Run the server; one line on stdout says when it is ready."""
     flags: dict[str, Any] = _settings(setting or [])
     named = {
         "host": host,

@@ -111,7 +111,9 @@ def unit(
     text = (_USER if is_user else _SYSTEM).format(data=data)
     text += _UNIT.format(command=" ".join(map(quoted, words)), stop=stop)
     if not is_user:  # a user's manager may not do most of it
-        text += _HARDENING.format(data=quoted(data))
+        hardening = _HARDENING.format(data=quoted(data))
+        is_hidden = data.startswith(("/tmp/", "/var/tmp/"))  # noqa: S108 - told apart, not used
+        text += hardening.replace("PrivateTmp=yes", "ReadWritePaths=/tmp") if is_hidden else hardening
     return text + _INSTALL.format(target="default.target" if is_user else "multi-user.target")
 
 

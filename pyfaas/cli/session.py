@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import typer
 
-from pyfaas.cli import console
+from pyfaas.cli.curl import CurlTransport
 from pyfaas.cli.options import Globals
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport
@@ -32,11 +31,11 @@ def act(ctx: typer.Context, work: Callable[[AsyncClient], Awaitable[R]], *, is_a
         async with AsyncClient(transport=transport) as client:
             return await work(client)
 
-    return _run(ctx, run, is_admin=is_admin)
+    return _run(ctx, run, locate(is_admin=is_admin))
 
 
-def ask(ctx: typer.Context, call: Call) -> dict[str, Any]:
-    """Send one call and return the document that answers it."""
+def ask(ctx: typer.Context, call: Call, *, endpoint: Endpoint | None = None) -> dict[str, Any]:
+    """Send one call, to the server that is known or to another, and return the document that answers it."""
 
     async def run(transport: Transport) -> dict[str, Any]:
         try:
@@ -46,11 +45,13 @@ def ask(ctx: typer.Context, call: Call) -> dict[str, Any]:
         finally:
             await transport.close()
 
-    return _run(ctx, run)
+    return _run(ctx, run, endpoint)
 
 
-def _run(ctx: typer.Context, work: Callable[[Transport], Coroutine[Any, Any, R]], *, is_admin: bool = False) -> R:
-    options, endpoint = chosen(ctx), locate(is_admin=is_admin)
+def _run(
+    ctx: typer.Context, work: Callable[[Transport], Coroutine[Any, Any, R]], endpoint: Endpoint | None = None
+) -> R:
+    options, endpoint = chosen(ctx), endpoint or locate()
     if options.curl:
         return asyncio.run(work(CurlTransport(endpoint)))
     transport = KeepingTransport(HttpTransport(endpoint.url, endpoint.token))
@@ -91,57 +92,6 @@ class _KeptReply(Reply):
     async def pieces(self) -> AsyncIterator[bytes]:
         async for piece in self._reply.pieces():
             yield piece
-
-
-class CurlTransport:
-    """Prints the first call as a curl command, and ends the verb."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        """Keep where the call would go."""
-        self._endpoint = endpoint
-
-    @contextlib.asynccontextmanager
-    async def exchange(self, call: Call) -> AsyncIterator[Reply]:
-        """Print the call; always raises Exit."""
-        console.out(as_curl(self._endpoint, call))
-        raise typer.Exit
-        yield  # pragma: no cover - makes this a generator
-
-    async def close(self) -> None:
-        """Nothing was opened."""
-
-
-def as_curl(endpoint: Endpoint, call: Call) -> str:
-    """Return a call as a command of a shell; the token is named, never shown."""
-    # What the data directory keeps, the shell can read there; any other token is expected in the environment.
-    token = f"$(cat {shlex.quote(endpoint.source)})" if endpoint.source.startswith("/") else "$PYFAAS_TOKEN"
-    words = [
-        "curl",
-        "-sS",
-        "-X",
-        call.method,
-        shlex.quote(endpoint.url + call.target),
-        "-H",
-        f'"Authorization: Bearer {token}"',
-    ]
-    for name, value in call.headers.items():
-        words += ["-H", shlex.quote(f"{name}: {value}")]
-    for name, (kind, content) in call.form.items():
-        shown = (
-            f"{name}={_form_value(content)};type={kind}" if kind.endswith("json") else f"{name}=@{name}.zip;type={kind}"
-        )
-        words += ["-F", shlex.quote(shown)]
-    if call.body is not None:
-        try:
-            words += ["--data-binary", shlex.quote(call.body.decode())]
-        except UnicodeDecodeError:
-            words += ["--data-binary", "@-"]
-    return " ".join(words)
-
-
-def _form_value(content: bytes) -> str:
-    # curl ends a part's value at a semicolon unless it is quoted.
-    return json.dumps(content.decode())
 
 
 def pairs(given: list[str], what: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from typer.core import TyperGroup
 from pyfaas import __version__
 from pyfaas.cli import failures
 from pyfaas.cli.options import Globals, add_options
-from pyfaas.cli.verbs import VERBS
+from pyfaas.cli.verbs import LOCAL, VERBS
 from pyfaas.client.errors import Error, from_refusal, invalid
 from pyfaas.errors import PyfaasError
 
@@ -48,7 +49,17 @@ class Verbs(TyperGroup):
 def load(verb: str) -> Any:
     """Import a verb's module and return its command, with the options that every verb has."""
     module = importlib.import_module(VERBS[verb][0])
-    return add_options(typer.main.get_command(module.app).commands[verb])  # type: ignore[attr-defined]
+    command = add_options(typer.main.get_command(module.app).commands[verb])  # type: ignore[attr-defined]
+    if verb in LOCAL:
+        command.invoke = functools.partial(_alone, verb, command.invoke)
+    return command
+
+
+def _alone(verb: str, invoke: Any, ctx: Any) -> Any:
+    """Run a verb that sends nothing: what asks to see a request must not do something else instead."""
+    if ctx.find_object(Globals).curl:
+        raise invalid(f"{verb} sends no request that --curl could print")
+    return invoke(ctx)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - a callback of typer's

@@ -32,7 +32,7 @@ def _group() -> None:
     """Keep the one verb a verb of a group."""
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas usage --by function --since 24h")
 def usage(
     ctx: typer.Context,
     by: Annotated[

@@ -1,4 +1,4 @@
-"""The verbs, each with the module that is imported when it is used."""
+"""The verbs, each with the module that is imported when it is used; and those that ask no server for anything."""
 
 VERBS = {
     "serve": ("pyfaas.cli.serve", "run the server"),
@@ -14,7 +14,7 @@ VERBS = {
     "rm": ("pyfaas.cli.functions", "remove a function or a version"),
     "rollback": ("pyfaas.cli.functions", "go back to the previous ready version"),
     "alias": ("pyfaas.cli.aliases", "release aliases: set, ls, rm"),
-    "jobs": ("pyfaas.cli.jobs", "asynchronous work: ls, get, wait, cancel, replay"),
+    "jobs": ("pyfaas.cli.jobs", "asynchronous work, dead letters included: ls, get, wait, cancel, replay"),
     "account": ("pyfaas.cli.accounts", "accounts: create, ls, rm (admin)"),
     "token": ("pyfaas.cli.accounts", "tokens: create, ls, revoke, rotate-admin"),
     "login": ("pyfaas.cli.accounts", "keep a server's URL and a token in a profile"),
@@ -30,3 +30,5 @@ VERBS = {
     "demo": ("pyfaas.cli.demo", "start a server, deploy the examples, call them, stop"),
     "completion": ("pyfaas.cli.completion", "print a completion script for bash, zsh or fish"),
 }
+
+LOCAL = frozenset({"serve", "init", "doctor", "restore", "service", "demo", "completion"})
