@@ -15,8 +15,9 @@ _PUBLIC = {
     "App": "pyfaas.client.app",
     "AsyncClient": "pyfaas.client.aio",
     "Client": "pyfaas.client.sync",
+    "Context": "pyfaas.runtime.context",
     "Error": "pyfaas.client.errors",
-    "FunctionCall": "pyfaas.client.app",
+    "FunctionCall": "pyfaas.client.function",
     "FunctionError": "pyfaas.client.errors",
     "InvalidRequest": "pyfaas.client.errors",
     "NotAllowed": "pyfaas.client.errors",
@@ -29,6 +30,8 @@ __all__ = [*sorted(_PUBLIC), "__version__"]
 
 def __getattr__(name: str) -> Any:
     """Import a public name from the module that defines it."""
+    if name == "_carried":  # what a pickled function calls its decorated neighbours; see pyfaas.client.function
+        return importlib.import_module("pyfaas.client.function").carried
     if name not in _PUBLIC:
         raise AttributeError(f"module 'pyfaas' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,250 +1,281 @@
 """The SDK's decorators: a Python function that runs here, or there, by how it is called.
 
-This module is also imported inside containers, where the author's source has `import pyfaas` at its top and nothing but
-the standard library is there: the client, and all that it needs, is imported when something is called or deployed.
+Containers do not import this: `import pyfaas` is a stand-in there (`pyfaas.runtime.sdk`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import inspect
 import secrets
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, overload
 
-from pyfaas.client.batch import AT_ONCE, ordered
-from pyfaas.client.errors import from_outcome, invalid
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.errors import Error, NotFound, from_outcome, from_refusal, invalid
+from pyfaas.client.function import Function, Way
+from pyfaas.client.packing import Package
+from pyfaas.client.shipping import package
+from pyfaas.client.sync import Client
+from pyfaas.errors import PyfaasError
+from pyfaas.manifest import parse
+from pyfaas.names import check_name
 
-if TYPE_CHECKING:
-    from pyfaas.client.sync import Client
+P = ParamSpec("P")
+X = TypeVar("X")
+AnyFunction = Function[..., Any, Any, Any]
+Versions = dict[str, dict[str, Any]]
+_SUFFIX_BYTES = 3
+_FOUND_BY_ITSELF = ("handler", "shape")
 
 
 class App:
-    """A group of functions, published as `{app}-{function}`."""
+    """A group of functions, published as `{app}-{function}`.
+
+    >>> app = pyfaas.App("reports")
+    >>> @app.function(requirements=["pandas"], memory="512M")
+    ... def summarise(csv: str) -> dict: ...
+    >>> with app.run():
+    ...     summarise.remote(text)
+    """
 
     def __init__(self, name: str, *, client: Client | None = None) -> None:
         """Keep the name; `client` speaks for another account than the one that the CLI would use."""
-        self.name = name
-        self.functions: dict[str, Function] = {}
+        self.name = _checked_name(name)
+        self.functions: dict[str, AnyFunction] = {}
+        self.deploy: Way[[], Versions, Awaitable[Versions]] = Way(self._deploy_here, self._deploy_aio)
         self._client = client
         self._suffix = ""
+        # What this process has published since `run` or `deploy`; None before.
+        self._live: dict[str, AnyFunction] | None = None
+        self._turn = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        """Show the name and the functions."""
+        return f"<pyfaas app {self.name}: {', '.join(self.functions) or 'no functions yet'}>"
+
+    def __reduce__(self) -> Any:
+        """Travel, with a function that names it, as the stand-in that a container has."""
+        return App, (self.name,)
 
     @property
     def client(self) -> Client:
         """The client that calls go through, made at the first use."""
         if self._client is None:
-            self._client = importlib.import_module("pyfaas.client.sync").Client()
+            self._client = Client()
         return self._client
 
     @overload
-    def function(self, function: Callable[..., Any], /) -> Function: ...
+    def function(self, function: Callable[P, AsyncIterator[X]], /) -> Function[P, AsyncIterator[X], Iterator[X], AsyncIterator[X]]: ...  # type: ignore[overload-overlap]
     @overload
+    def function(self, function: Callable[P, Coroutine[Any, Any, X]], /) -> Function[P, Coroutine[Any, Any, X], X, Awaitable[X]]: ...
+    @overload
+    def function(self, function: Callable[P, Iterator[X]], /) -> Function[P, Iterator[X], Iterator[X], AsyncIterator[X]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def function(self, function: Callable[P, X], /) -> Function[P, X, X, Awaitable[X]]: ...
+    @overload
+    def function(self, function: None = None, /, *, name: str | None = None, trust_results: bool = False, **config: Any) -> Decorator: ...
     def function(
-        self, function: None = None, /, *, name: str | None = None, **config: Any
-    ) -> Callable[[Callable[..., Any]], Function]: ...
-    def function(
-        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **config: Any
-    ) -> Function | Callable[[Callable[..., Any]], Function]:
-        """Make a function one of the app's; `config` has pyfaas.toml's keys. A name that is used again is replaced."""
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        trust_results: bool = False,
+        **config: Any,
+    ) -> Any:
+        """Make a function one of the app's: `@app.function`, or `@app.function(memory="512M", …)` with pyfaas.toml's keys.
 
-        def add(plain: Callable[..., Any]) -> Function:
-            made = Function(self, plain, name or plain.__name__.replace("<lambda>", "lambda"), config)
-            self.functions[made.name] = made
+        A name that is used again is replaced: a notebook's cell may be run again. Arguments and results are JSON with
+        tags for bytes, dates, sets, exact numbers and numpy arrays. With `trust_results` they travel by cloudpickle
+        instead, and the results are UNPICKLED HERE: whoever controls what the function does in its container, say by the
+        data that it reads or by a requirement, can then run anything on this machine. Ask for it only for code and
+        data that you would run here anyway. Raises InvalidRequest for an unknown key, a wrong value or a bad name.
+        """
+        settings = _checked(config)
+
+        def add(plain: Callable[..., Any]) -> AnyFunction:
+            local = plain.local if isinstance(plain, Function) else plain
+            if not callable(local) or isinstance(local, type):
+                raise invalid(f"{plain!r} is not a function")
+            called = name or getattr(local, "__name__", "").replace("<lambda>", "lambda")
+            _checked_name(f"{self.name}-{called}")
+            made: AnyFunction = Function(self, local, called, settings, trust_results=trust_results)
+            self.functions[called] = made
             return made
 
-        return add if function is None else add(function)
+        return Decorator(add) if function is None else add(function)
 
-    def deploy(self) -> dict[str, dict[str, Any]]:
-        """Publish every function and wait until all are ready; returns the versions by function.
-
-        Raises FunctionError for the first that failed, InvalidRequest for code that cannot travel.
-        """
-        return self.client.portal.run(self._deploy())
-
-    @contextlib.contextmanager
-    def run(self) -> Iterator[App]:
-        """Publish every function under a name of its own for the length of the block, and remove them at its end."""
-        self._suffix = f"-{secrets.token_hex(3)}"
-        try:
-            self.deploy()
-            yield self
-        finally:
-            try:
-                self.client.portal.run(self._remove())
-            finally:
-                self._suffix = ""
+    def run(self) -> Run:
+        """Publish every function under a name of its own for the length of a `with` or `async with`, then remove them."""
+        return Run(self)
 
     def published(self, function: str) -> str:
         """Return the name that a function has on the server."""
         return f"{self.name}-{function}{self._suffix}"
 
-    async def _deploy(self) -> dict[str, dict[str, Any]]:
-        shipping = importlib.import_module("pyfaas.client.shipping")
-        client = self.client.inner
-        packages = {
-            f.name: shipping.package(f.local, self.published(f.name), {"shape": "typed", **f.config})
-            for f in self.functions.values()
-        }
-        published = {name: await client.publish(package) for name, package in packages.items()}
-        waits = (client.wait_version(self.published(name), done["version"]) for name, done in published.items())
-        versions = dict(zip(published, await asyncio.gather(*waits), strict=True))
-        for version in versions.values():
+    async def address(self, function: AnyFunction) -> str:
+        """Return a function's name on the server; what was defined anew since it was published is published first."""
+        if self._is_stale(function):
+            async with self._turn:
+                if self._is_stale(function):
+                    await self.publish(self.client.inner, [function])
+        return self.published(function.name)
+
+    def _is_stale(self, function: AnyFunction) -> bool:
+        newest = self.functions.get(function.name) is function
+        return newest and self._live is not None and self._live.get(function.name) is not function
+
+    def _deploy_here(self) -> Versions:
+        """Publish every function and wait until all are ready; returns the versions by function.
+
+        Raises FunctionError for the first that failed, InvalidRequest for code that cannot travel.
+        """
+        return self.client.portal.run(self.publish(self.client.inner))
+
+    def _deploy_aio(self) -> Awaitable[Versions]:
+        return self.client.portal.wrap(self.publish(self.client.inner))
+
+    async def publish(self, client: AsyncClient, functions: list[AnyFunction] | None = None) -> Versions:
+        """Publish functions, all unless some are named, through a client and wait; returns the versions by function."""
+        chosen = list(self.functions.values()) if functions is None else functions
+        packages = await asyncio.to_thread(lambda: [self._package(each) for each in chosen])
+        if self._live is None:
+            self._live = {}
+        sent = []
+        for each, packed in zip(chosen, packages, strict=True):
+            self._live[each.name] = each  # from here on there may be something to remove
+            sent.append((packed.name, (await client.publish(packed))["version"]))
+        versions = await asyncio.gather(*(client.wait_version(name, number) for name, number in sent))
+        for each, version in zip(chosen, versions, strict=True):
             if version["state"] == "failed":
-                raise _failed(version)
-        return versions
+                if not self._suffix:
+                    self._live.pop(each.name, None)
+                raise _failed(version, each)
+        return {each.name: version for each, version in zip(chosen, versions, strict=True)}
 
-    async def _remove(self) -> None:
-        not_found = importlib.import_module("pyfaas.client.errors").NotFound
-        for name in self.functions:
-            with contextlib.suppress(not_found):
-                await self.client.inner.remove(self.published(name))
+    def _package(self, function: AnyFunction) -> Package:
+        config = {"shape": "typed", **function.config}
+        return package(function.local, self.published(function.name), config, trust_results=function.trust_results)
 
+    # ---- for Run
 
-class Way:
-    """One way of calling a function: called, it waits; `.aio` is the same for `await` or `async for`."""
+    def begin(self) -> None:
+        """Choose the names of a run; raises RuntimeError within another."""
+        if self._suffix:
+            raise RuntimeError(f"{self!r} is running already")
+        self._suffix, self._live = f"-{secrets.token_hex(_SUFFIX_BYTES)}", None
 
-    def __init__(self, wait: Callable[..., Any], aio: Callable[..., Any]) -> None:
-        """Keep both."""
-        self._wait, self.aio = wait, aio
+    async def end(self) -> None:
+        """Remove what a run published; raises the first failure after all were tried."""
+        try:
+            names = [self.published(name) for name in self._live or ()]
+            done = await asyncio.gather(*(self._remove(name) for name in names), return_exceptions=True)
+            for failure in done:
+                if failure is not None:
+                    raise failure
+        finally:
+            self._suffix, self._live = "", None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call and wait."""
-        return self._wait(*args, **kwargs)
-
-
-class Function:
-    """A decorated function. Called plainly it runs here; `.remote`, `.spawn`, `.map` and `.starmap` run it there."""
-
-    def __init__(self, app: App, function: Callable[..., Any], name: str, config: Mapping[str, Any]) -> None:
-        """Keep the plain function as `local`."""
-        self.app, self.local, self.name, self.config = app, function, name, dict(config)
-        self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
-        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        self.remote = Way(self._remote, self._remote_aio)
-        self.spawn = Way(lambda *a, **k: self._run(self._spawn(a, k)), lambda *a, **k: self._wrap(self._spawn(a, k)))
-        self.map = Way(self._map, self._map_aio)
-        self.starmap = Way(self._starmap, self._starmap_aio)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the plain function here."""
-        return self.local(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        """Show the name on the server."""
-        return f"<pyfaas function {self.app.published(self.name)}>"
-
-    def _run(self, work: Any) -> Any:
-        return self.app.client.portal.run(work)
-
-    def _wrap(self, work: Any) -> Any:
-        return self.app.client.portal.wrap(work)
-
-    def _remote(self, *args: Any, **kwargs: Any) -> Any:
-        if self.is_generator:
-            return self.app.client.portal.iterate(self._items(args, kwargs))
-        return self._run(self._invoke(args, kwargs))
-
-    def _remote_aio(self, *args: Any, **kwargs: Any) -> Any:
-        if self.is_generator:
-            return self.app.client.portal.iterate_aio(self._items(args, kwargs))
-        return self._wrap(self._invoke(args, kwargs))
-
-    async def _invoke(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return await self.app.client.inner.invoke(self.app.published(self.name), event_of(args, kwargs))
-
-    def _items(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AsyncIterator[Any]:
-        return self.app.client.inner.stream(self.app.published(self.name), event_of(args, kwargs))
-
-    async def _spawn(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FunctionCall:
-        queued = await self.app.client.inner.spawn(self.app.published(self.name), event_of(args, kwargs))
-        return FunctionCall(queued["id"], self.app.client, self.app.published(self.name))
-
-    def _map(self, inputs: Iterable[Any], *, return_exceptions: bool = False) -> Iterator[Any]:
-        """Run once for each input, up to `concurrency` at once; yields results in the order of the inputs."""
-        return self._tracked(inputs, self._results(inputs, self._one, return_exceptions=return_exceptions))
-
-    def _starmap(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False) -> Iterator[Any]:
-        return self._tracked(inputs, self._results(inputs, self._many, return_exceptions=return_exceptions))
-
-    def _tracked(self, inputs: Any, results: AsyncIterator[Any]) -> Iterator[Any]:
-        iterator = self.app.client.portal.iterate(results)
-        total = _length(inputs)
-        if total is None or not sys.stderr.isatty():
-            return iterator
-        track: Iterable[Any] = importlib.import_module("rich.progress").track(
-            iterator,
-            description=self.name,
-            total=total,
-            console=importlib.import_module("rich.console").Console(stderr=True),
-        )
-        return iter(track)
-
-    def _map_aio(self, inputs: Iterable[Any], *, return_exceptions: bool = False) -> AsyncIterator[Any]:
-        results = self._results(inputs, self._one, return_exceptions=return_exceptions)
-        return self.app.client.portal.iterate_aio(results)
-
-    def _starmap_aio(self, inputs: Iterable[Iterable[Any]], *, return_exceptions: bool = False) -> AsyncIterator[Any]:
-        results = self._results(inputs, self._many, return_exceptions=return_exceptions)
-        return self.app.client.portal.iterate_aio(results)
-
-    async def _one(self, each: Any) -> Any:
-        return await self._invoke((each,), {})
-
-    async def _many(self, each: Iterable[Any]) -> Any:
-        return await self._invoke(tuple(each), {})
-
-    def _results(
-        self, inputs: Iterable[Any], call: Callable[[Any], Awaitable[Any]], *, return_exceptions: bool
-    ) -> AsyncIterator[Any]:
-        at_once = int(self.config.get("concurrency") or AT_ONCE)
-        return ordered(inputs, call, at_once=at_once, return_exceptions=return_exceptions)
+    async def _remove(self, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self.client.inner.remove(name)
 
 
-class FunctionCall:
-    """An asynchronous run: `get` waits for its result."""
-
-    def __init__(self, call_id: str, client: Client, function: str | None = None) -> None:
-        """Keep the id; `function` is known when it was spawned here."""
-        self.id, self._client, self._function = call_id, client, function
-        portal = client.portal
-        self.get = Way(
-            lambda timeout=None: portal.run(client.inner.get(self.id, timeout=timeout)),
-            lambda timeout=None: portal.wrap(client.inner.get(self.id, timeout=timeout)),
-        )
-        self.cancel = Way(
-            lambda: portal.run(client.inner.cancel(self.id)), lambda: portal.wrap(client.inner.cancel(self.id))
-        )
-
-    @classmethod
-    def from_id(cls, call_id: str, client: Client | None = None) -> FunctionCall:
-        """Take up a call that was spawned elsewhere."""
-        return cls(call_id, client or importlib.import_module("pyfaas.client.sync").Client())
-
-    def logs(self) -> Iterator[dict[str, Any]]:
-        """Yield the run's log lines."""
-        name = self._function or self._client.job(self.id)["function"]
-        return self._client.logs(name, invocation=self.id)
+App.__module__ = "pyfaas"  # its name in a pickle, which a container's stand-in answers
 
 
-def event_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the event that carries a call's arguments."""
-    return {"$args": list(args), "$kwargs": dict(kwargs)}
+class Run:
+    """The time during which an app's functions are published; for `with` and for `async with`."""
+
+    def __init__(self, app: App) -> None:
+        """Publish nothing yet."""
+        self._app = app
+
+    def __enter__(self) -> App:
+        """Publish every function and wait until all are ready."""
+        self._app.begin()
+        with contextlib.ExitStack() as stack:
+            stack.push(self)  # what was published is removed when the rest fails, or is interrupted
+            self._app.deploy()
+            stack.pop_all()
+        return self._app
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Remove the functions."""
+        self._end(error)
+
+    async def __aenter__(self) -> App:
+        """Publish every function and wait until all are ready."""
+        self._app.begin()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_exit(self)
+            await self._app.deploy.aio()
+            stack.pop_all()
+        return self._app
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the functions."""
+        await asyncio.shield(asyncio.to_thread(self._end, error))
+
+    def _end(self, error: BaseException | None) -> None:
+        try:
+            self._app.client.portal.run(self._app.end())
+        except Error as failure:
+            if error is None:
+                raise
+            error.add_note(f"and the functions of {self._app.name} were not removed: {failure}")
 
 
-def _length(inputs: Any) -> int | None:
+class Decorator:
+    """What `@app.function(…)` applies to a function."""
+
+    def __init__(self, add: Callable[[Callable[..., Any]], AnyFunction]) -> None:
+        """Keep what makes a Function."""
+        self._add = add
+
+    @overload
+    def __call__(self, function: Callable[P, AsyncIterator[X]], /) -> Function[P, AsyncIterator[X], Iterator[X], AsyncIterator[X]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, X]], /) -> Function[P, Coroutine[Any, Any, X], X, Awaitable[X]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Iterator[X]], /) -> Function[P, Iterator[X], Iterator[X], AsyncIterator[X]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, X], /) -> Function[P, X, X, Awaitable[X]]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Make the function one of the app's."""
+        return self._add(function)
+
+
+def _checked_name(name: str) -> str:
     try:
-        return len(inputs)
-    except TypeError:
-        return None
+        check_name(f"{name}-{'0' * 2 * _SUFFIX_BYTES}")  # what a run adds must fit too
+    except PyfaasError as error:
+        raise from_refusal(error) from None
+    return name
 
 
-def _failed(version: Mapping[str, Any]) -> Exception:
+def _checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in _FOUND_BY_ITSELF:
+        if key in config:
+            raise invalid(f"{key} is not for the SDK's functions", "they are typed, and found by themselves")
+    try:
+        parse(config)
+    except PyfaasError as error:
+        raise from_refusal(error) from None
+    return config
+
+
+def _failed(version: Mapping[str, Any], function: AnyFunction) -> Exception:
     reason = version.get("reason") or {}
     message = f"{version['function']}:{version['version']} failed: {reason.get('message') or reason.get('code')}"
     if "was pickled by Python" in message:
         return invalid(message, "use the server's Python, or put the function into a module")
-    problem = {"code": "init_error", "fault": "function", "detail": message, "log": reason.get("log")}
+    hint = ""
+    if "ModuleNotFoundError" in message:
+        hint = f"name its distribution: @app.function(requirements=[…]); {function.name} has {function.config.get('requirements', [])}"
+    problem = {"code": "init_error", "fault": "function", "detail": message, "hint": hint, "log": reason.get("log")}
     return from_outcome("init_error", problem)

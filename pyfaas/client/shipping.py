@@ -1,82 +1,52 @@
 """How the code of a decorated function travels.
 
-A function of an importable module travels as source: its file, and with it what it has imported from the same place (the
-whole package when it is in one). A function of `__main__`, a notebook or another function's inside travels by
-cloudpickle, behind a line that names the Python that wrote it; it is never unpickled outside its container.
+A function of an importable module travels as source: its file or package, and what that imports of the author's own. A
+function of `__main__`, a notebook or another function's inside travels by cloudpickle, with the sources that the pickle
+names, and with cloudpickle itself, so that the container has the copy that wrote it and needs no package index.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pyfaas.client.errors import invalid
+import cloudpickle
+
 from pyfaas.client.packing import Package, pack_files, walk
+from pyfaas.client.pickling import pickled, trusting
+from pyfaas.client.sources import Files, gather, is_own
 
 PICKLE = "function.pkl"
-_CLOUDPICKLE = "cloudpickle"
-_ELSEWHERE = ("site-packages", "dist-packages")
 
 
-def package(function: Callable[..., Any], name: str, config: Mapping[str, Any]) -> Package:
+def package(
+    function: Callable[..., Any], name: str, config: Mapping[str, Any], *, trust_results: bool = False
+) -> Package:
     """Return what is published for a function; raises InvalidRequest when its code cannot travel."""
     module = sys.modules.get(function.__module__)
-    if module is None or not is_source(function, module):
-        requirements = list(config.get("requirements") or [])
-        if not any(str(text).startswith(_CLOUDPICKLE) for text in requirements):
-            requirements.append(_CLOUDPICKLE)
-        pickled = {**config, "name": name, "requirements": requirements, "pickled": True}
-        return Package(name=name, config=pickled, bundle=pack_files({PICKLE: (pickle(function), False)}))
-    handler = f"{module.__name__}:{function.__qualname__}"
-    return Package(name=name, config={**config, "name": name, "handler": handler}, bundle=pack_files(source(module)))
+    if module is not None and is_source(function, module) and not trust_results:
+        handler = f"{module.__name__}:{function.__qualname__}"
+        source = pack_files(gather({module.__name__}))
+        return Package(name=name, config={**config, "name": name, "handler": handler}, bundle=source)
+    written = pickled(trusting(function) if trust_results else function)
+    files = {**gather(written.needs), **_cloudpickle(), PICKLE: (written.content, False)}
+    return Package(name=name, config={**config, "name": name, "pickled": True}, bundle=pack_files(files))
 
 
-def is_source(function: Callable[..., Any], module: types.ModuleType) -> bool:
+def is_source(function: Callable[..., Any], module: ModuleType) -> bool:
     """Tell whether a container can import a function by its module and name."""
     file = getattr(module, "__file__", None)
-    if module.__name__ == "__main__" or not file or not Path(file).is_file() or not file.endswith(".py"):
+    if module.__name__ == "__main__" or not file or not file.endswith(".py") or not is_own(Path(file).resolve()):
         return False
-    return all(part.isidentifier() for part in function.__qualname__.split("."))  # not so for <locals> and <lambda>
+    found: Any = module
+    for part in function.__qualname__.split("."):  # nothing is found under <locals> and <lambda>
+        found = getattr(found, part, None)
+    return found is function or getattr(found, "local", None) is function
 
 
-def source(module: types.ModuleType) -> dict[str, tuple[bytes, bool]]:
-    """Return the files of a module's root that it needs, by path."""
-    file = Path(str(module.__file__)).resolve()
-    depth = module.__name__.count(".") + (file.name == "__init__.py")
-    root = file.parents[depth]
-    top = module.__name__.partition(".")[0]
-    found = {file}
-    if (root / top).is_dir():
-        found |= set(walk(root / top))
-    for other in list(sys.modules.values()):
-        path = getattr(other, "__file__", None)
-        if path and path.endswith(".py") and is_beside(Path(path).resolve(), root):
-            found.add(Path(path).resolve())
-    return {str(path.relative_to(root)): (path.read_bytes(), False) for path in found}
-
-
-def is_beside(path: Path, root: Path) -> bool:
-    """Tell whether a loaded module's file is the author's own, under the root of the function's module."""
-    own = Path(__file__).resolve().parents[1]
-    if not path.is_relative_to(root) or path.is_relative_to(own) or any(word in path.parts for word in _ELSEWHERE):
-        return False
-    return not any(path.is_relative_to(prefix) and not root.is_relative_to(prefix) for prefix in _prefixes())
-
-
-def _prefixes() -> set[Path]:
-    return {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix) if prefix != "/usr"} | {
-        Path(types.__file__).parent
-    }
-
-
-def pickle(function: Callable[..., Any]) -> bytes:
-    """Return a function by cloudpickle, by value, behind the line `#3.11`."""
-    try:
-        content: bytes = importlib.import_module(_CLOUDPICKLE).dumps(function)
-    except (TypeError, ValueError, AttributeError, RecursionError, ImportError) as error:
-        raise invalid(f"{function.__qualname__} cannot travel: {error}", "put it into a module of its own") from None
-    return f"#{sys.version_info[0]}.{sys.version_info[1]}\n".encode() + content
+def _cloudpickle() -> Files:
+    home = Path(cloudpickle.__file__).resolve().parent
+    return {f"cloudpickle/{path.name}": (path.read_bytes(), False) for path in walk(home) if path.suffix == ".py"}

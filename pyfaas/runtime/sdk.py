@@ -55,7 +55,7 @@ class Elsewhere:
 
     def __getattr__(self, name: str) -> Any:
         """Return what refuses too, such as `f.remote.aio` and `client.invoke`."""
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         return Elsewhere(f"{self._name}.{name}")
 
@@ -100,6 +100,6 @@ def stand_in() -> ModuleType:
     names: dict[str, Any] = {"App": App, "Context": Context, "Error": Error}
     names |= {name: type(name, (Error,), {"__module__": "pyfaas"}) for name in _ERRORS}
     names |= {"AsyncClient": Client, "Client": Client, "FunctionCall": Elsewhere("pyfaas.FunctionCall")}
-    # What pickles of decorated functions name; see pyfaas.client.app.
+    # What pickles of decorated functions name; see pyfaas.client.function.
     vars(module).update(names, __all__=sorted(names), _carried=carried)
     return module

@@ -21,7 +21,7 @@ PLACES = {
     "aiohttp": ("pyfaas.web", "pyfaas.client"),
     "pyseccomp": ("sandbox.filters",),
     "typer": ("pyfaas.cli",),
-    "rich": ("pyfaas.cli", "pyfaas.client.app"),
+    "rich": ("pyfaas.cli", "pyfaas.client.progress"),
 }
 ENVIRONMENT = {
     "pyfaas.config": "the one reader of the process's environment",
