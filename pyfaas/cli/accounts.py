@@ -39,7 +39,7 @@ def create_account(
 def list_accounts(ctx: typer.Context) -> None:
     """List accounts."""
     rows = act(ctx, lambda client: client.accounts(), is_admin=True)
-    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created"))
+    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created"), "no accounts")
 
 
 @account.command("rm", epilog="Example: pyfaas account rm north -y")
@@ -82,7 +82,7 @@ def create_token(
 def list_tokens(ctx: typer.Context) -> None:
     """List the account's tokens, without their text."""
     rows = act(ctx, lambda client: client.tokens())
-    console.show_list(chosen(ctx), rows, ("id", "scopes", "label", "created", "expires"))
+    console.show_list(chosen(ctx), rows, ("id", "scopes", "label", "created", "expires"), "no tokens")
 
 
 @token.command(epilog="Example: pyfaas token revoke ID")

@@ -49,7 +49,12 @@ def ls(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", h
     """List a function's release aliases."""
     found = act(ctx, lambda client: client.aliases(name))
     rows = [{"alias": key, **value} for key, value in found.items()]
-    console.show_list(chosen(ctx), rows, ("alias", "version", "weights"))
+    console.show_list(
+        chosen(ctx),
+        rows,
+        ("alias", "version", "weights"),
+        f"no release aliases; make one: pyfaas alias set {name}:live VERSION",
+    )
 
 
 @alias.command(epilog="Example: pyfaas alias rm greet:live")

@@ -37,12 +37,6 @@ def note(chosen: Globals, text: str) -> None:
         err(text)
 
 
-def empty(chosen: Globals, text: str) -> None:
-    """Say to people that there is nothing to show, and what to do about it; programs get their empty list."""
-    if chosen.output is Output.TABLE:
-        note(chosen, text)
-
-
 def raw(content: bytes) -> None:
     """Write bytes of a result as they are."""
     sys.stdout.buffer.write(content)
@@ -93,10 +87,17 @@ def show(chosen: Globals, document: Mapping[str, Any], columns: Sequence[str] = 
         out(f"{key.ljust(width)}  {cell(document[key], key)}".rstrip())
 
 
-def show_list(chosen: Globals, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Show many things: as {items, next}, or as a table of `columns`; quiet leaves only the first of these."""
+def show_list(
+    chosen: Globals, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], nothing: str = "nothing to list"
+) -> None:
+    """Show many things: as {items, next}, or as a table of `columns`; quiet leaves only the first of these.
+
+    Where there is nothing, people are told so by `nothing`, on stderr.
+    """
     if chosen.output is not Output.TABLE:
         document_out(chosen, {"items": list(rows), "next": None})
+    elif not rows:
+        note(chosen, nothing)
     elif chosen.quiet:
         for row in rows:
             out(cell(row.get(columns[0]), columns[0]))
@@ -116,9 +117,16 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         importlib.import_module("rich.console").Console().print(rich_table)
         return
     lines = [[head.upper() for head in heads], *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(heads))]
     for line in lines:
-        out("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
+        out("  ".join(value + " " * (wide - width(value)) for value, wide in zip(line, widths, strict=True)).rstrip())
+
+
+def width(text: str) -> int:
+    """Return how many cells of a terminal a text takes: two for a wide letter, none for a mark upon another one."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def draws(chosen: Globals) -> bool:
@@ -158,13 +166,31 @@ def bar(chosen: Globals, text: str, total: int | None) -> Iterator[Callable[[int
 
 def cell(value: Any, key: str = "") -> str:
     """Write a value for people; times, sizes and durations are told by their key."""
-    if value is None or value in ({}, []):
+    if value is None or value in ({}, [], ""):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return _number(value, key)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    if isinstance(value, dict):
+        return _mapping(value, key)
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return ", ".join(cell(item) for item in value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
+
+
+def _mapping(value: Mapping[str, Any], key: str) -> str:
+    if key == "reason" and value.get("message"):
+        return str(value["message"])
+    if key == "aliases" and all(isinstance(each, dict) for each in value.values()):
+        return ", ".join(f"{name} = {each.get('version')}{_weights(each)}" for name, each in value.items())
+    if any(isinstance(each, dict | list) for each in value.values()):
+        return json.dumps(value, ensure_ascii=False)
+    return ", ".join(f"{name} = {cell(each)}" for name, each in value.items())
+
+
+def _weights(alias: Mapping[str, Any]) -> str:
+    return "".join(f", {share}% {version}" for version, share in (alias.get("weights") or {}).items())
 
 
 def _number(value: float, key: str) -> str:

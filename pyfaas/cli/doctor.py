@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pyfaas.cli import console
-from pyfaas.cli.options import Globals
+from pyfaas.cli.options import Globals, Output
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -26,9 +26,15 @@ def doctor(
 ) -> None:
     """Show what this kernel allows, layer by layer, and what to do about what it does not."""
     layers = [_row(layer) for layer in importlib.import_module("sandbox.doctor").layers()]
-    columns = list(layers[0]) if layers else []
-    console.show_list(ctx.find_object(Globals) or Globals(), layers, columns)
-    if strict and not all(layer.get("live") for layer in layers):
+    options, missing = ctx.find_object(Globals) or Globals(), [layer["name"] for layer in layers if not layer["live"]]
+    if options.output is Output.TABLE:  # what mends a layer is of interest where it is missing
+        columns = ["name", "live", "detail", *(["mend"] if missing else [])]
+        shown = [{**layer, "mend": "" if layer["live"] else layer["mend"]} for layer in layers]
+        console.show_list(options, shown, columns)
+        console.note(options, f"missing: {', '.join(missing)}" if missing else "every layer is live: isolation=full")
+    else:
+        console.show_list(options, layers, ())
+    if strict and missing:
         raise typer.Exit(3)
 
 

@@ -20,7 +20,10 @@ def ls(ctx: typer.Context) -> None:
     """List functions."""
     rows = act(ctx, lambda client: client.functions())
     console.show_list(
-        chosen(ctx), rows, ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created")
+        chosen(ctx),
+        rows,
+        ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created"),
+        nothing="no functions yet; publish one: pyfaas deploy PATH (pyfaas init NAME makes one to begin with)",
     )
 
 
@@ -32,7 +35,8 @@ def describe(
     """Show a function, or one of its versions."""
     function, version = _numbered(name)
     if version is None:
-        console.show(chosen(ctx), act(ctx, lambda client: client.function(function)))
+        shown = act(ctx, lambda client: client.function(function))
+        console.show(chosen(ctx), shown, [key for key in shown if key != "function"] if "name" in shown else ())
     else:
         console.show(chosen(ctx), act(ctx, lambda client: client.version(function, version)))
 

@@ -12,6 +12,7 @@ from pyfaas.cli.options import Output
 from pyfaas.cli.session import act, chosen
 from pyfaas.client import tagged
 from pyfaas.client.aio import AsyncClient, job_result
+from pyfaas.model import JobState
 
 app = typer.Typer(rich_markup_mode=None)
 jobs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Asynchronous work, dead letters included.")
@@ -34,8 +35,11 @@ def ls(
     ] = None,
 ) -> None:
     """List asynchronous invocations."""
+    if state is not None and state not in set(JobState):
+        raise typer.BadParameter(f"--state is one of {', '.join(JobState)}, not {state!r}")
     rows = act(ctx, lambda client: client.jobs(state="dead" if dead else state))
-    console.show_list(chosen(ctx), rows, _COLUMNS)
+    nothing = "no dead letters" if dead else "no asynchronous invocations; pyfaas invoke NAME --async makes one"
+    console.show_list(chosen(ctx), rows, _COLUMNS, f"none is {state}" if state else nothing)
 
 
 @jobs.command(epilog="Example: pyfaas jobs get ID -o yaml")
@@ -92,6 +96,6 @@ def replay(
 
     made = act(ctx, work)
     if job_id is None or chosen(ctx).output is Output.TABLE:
-        console.show_list(chosen(ctx), made, ("id", "state", "replay_of"))
+        console.show_list(chosen(ctx), made, ("id", "state", "replay_of"), "no dead letters")
     else:
         console.show(chosen(ctx), made[0])

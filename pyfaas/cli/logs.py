@@ -41,8 +41,15 @@ def logs(  # noqa: PLR0913 - options of a command
 
     async def work(client: AsyncClient) -> None:
         found = client.logs(function, version=version, invocation=invocation, since=start, build=build, follow=follow)
+        is_empty = True
         async for line in found:
+            is_empty = False
             _write(chosen(ctx), line)
+        if is_empty and chosen(ctx).output is Output.TABLE:
+            narrowed = " that fit" if since or invocation or version else ""
+            console.note(
+                chosen(ctx), f"no {'build ' if build else ''}log lines{narrowed} (what a function prints is here)"
+            )
 
     act(ctx, work)
 

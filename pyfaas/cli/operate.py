@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -28,11 +29,13 @@ def fleet(
     """Show VMs, containers and fleets."""
 
     async def work(client: AsyncClient) -> None:
+        is_table = chosen(ctx).output is Output.TABLE and not chosen(ctx).curl
+        names = {str(each["id"]): str(each["account"]) for each in await client.accounts()} if is_table else {}
         while True:
             shown = await client.fleet()
             if watch and sys.stdout.isatty():
                 sys.stdout.write(_CLEAR)
-            _show_fleet(chosen(ctx), shown)
+            _show_fleet(chosen(ctx), shown, names)
             if not watch:
                 return
             await asyncio.sleep(_REFRESH_S)
@@ -40,7 +43,7 @@ def fleet(
     act(ctx, work)
 
 
-def _show_fleet(options: Globals, shown: dict[str, Any]) -> None:
+def _show_fleet(options: Globals, shown: dict[str, Any], names: Mapping[str, str]) -> None:
     if options.output is not Output.TABLE:
         console.show(options, shown)
         return
@@ -49,16 +52,29 @@ def _show_fleet(options: Globals, shown: dict[str, Any]) -> None:
         f"warming  ready {warming['ready']} of {warming['target']}, hits {warming['hits']}, misses {warming['misses']}"
     )
     rows = [
-        [str(vm["id"]), str(vm["tenant"]), str(vm["fleet"]), *(console.cell(box.get(key)) for key in _BOX)]
+        [str(vm["id"]), _tenant(vm, names), str(vm["fleet"]), *(console.cell(box.get(key)) for key in _BOX)]
         for vm in shown["vms"]
         for box in vm["containers"] or [{}]
     ]
-    console.table(("vm", "tenant", "fleet", *_BOX), rows)
+    if rows:
+        console.out("")
+        console.table(("vm", "account", "fleet", *_BOX), rows)
     if shown["functions"]:
-        keys = ("function", "tenant", "class", "rate", "reason")
-        console.table(keys, [[console.cell(row.get(key)) for key in keys] for row in shown["functions"]])
+        console.out("")
+        keys = [key for key in _FUNCTION if any(row.get(key) is not None for row in shown["functions"])]
+        lines = [[console.cell(row.get(key), key) for key in keys] for row in shown["functions"]]
+        told = [
+            [console.cell(row.get("function")), _tenant(row, names), *line]
+            for row, line in zip(shown["functions"], lines, strict=True)
+        ]
+        console.table(("function", "account", *keys), told)
 
 
+def _tenant(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    return names.get(str(row.get("tenant")), str(row.get("tenant")))
+
+
+_FUNCTION = ("class", "since", "running", "rate", "pinned", "reason")
 _BOX = ("function", "version", "state", "calls", "idle_ms")
 
 
@@ -69,8 +85,15 @@ def limits(ctx: typer.Context) -> None:
     if chosen(ctx).output is not Output.TABLE:
         console.show(chosen(ctx), shown)
         return
-    rows = [[name, console.cell(limit["value"]), limit["unit"], limit["key"] or "-"] for name, limit in shown.items()]
-    console.table(("limit", "value", "unit", "option"), rows)
+    rows = [
+        [name, console.cell(limit["value"]), _readable(limit), limit["key"] or "-"] for name, limit in shown.items()
+    ]
+    console.table(("limit", "value", "unit", "set by serve -s"), rows)
+
+
+def _readable(limit: Mapping[str, Any]) -> str:
+    is_large = limit["unit"] == "bytes" and limit["value"] >= 1024  # noqa: PLR2004 - where K begins
+    return f"bytes ({console.cell(limit['value'], 'size')})" if is_large else str(limit["unit"])
 
 
 @app.command()

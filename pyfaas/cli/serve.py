@@ -8,6 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pyfaas.cli import failures
+from pyfaas.cli.options import Globals
+from pyfaas.client.errors import from_refusal, invalid
+from pyfaas.config import load
+from pyfaas.errors import PyfaasError
+
 app = typer.Typer(rich_markup_mode=None)
 
 
@@ -18,6 +24,7 @@ def _group() -> None:
 
 @app.command(epilog="Example: pyfaas serve --port 0 -s warm_vms=8; --print-config shows every option.")
 def serve(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
     host: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="address to listen on", show_default=False)
     ] = None,
@@ -53,6 +60,14 @@ def serve(  # noqa: PLR0913 - options of a command
     flags.update({key: value for key, value in named.items() if value is not None})
     if config is not None and not config.is_file():
         raise typer.BadParameter(f"--config: no file {config}")
+    try:
+        load(flags, file=config)
+    except PyfaasError as error:
+        failures.tell(from_refusal(error), ctx.find_object(Globals) or Globals())
+        raise typer.Exit(failures.SERVER) from None
+    except ValueError as error:  # no TOML
+        failures.tell(invalid(f"{config}: {error}"), ctx.find_object(Globals) or Globals())
+        raise typer.Exit(failures.SERVER) from None
     keeper = importlib.import_module("pyfaas.keeper")
     raise typer.Exit(keeper.run(flags, config, print_config=print_config))
 

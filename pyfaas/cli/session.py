@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import typer
 
 from pyfaas.cli.curl import CurlTransport
-from pyfaas.cli.options import Globals
+from pyfaas.cli.options import Globals, Output
 from pyfaas.client.aio import AsyncClient
+from pyfaas.client.errors import Error, NotFound
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport
 from pyfaas.client.profile import Endpoint, locate
 
 R = TypeVar("R")
+_NO_FUNCTION = re.compile(r"no function '([^']+)'")
 
 
 def chosen(ctx: typer.Context) -> Globals:
@@ -57,8 +61,25 @@ def _run(
     transport = KeepingTransport(HttpTransport(endpoint.url, endpoint.token))
     try:
         return asyncio.run(work(transport))
+    except NotFound as error:
+        if (wrong := _NO_FUNCTION.match(error.message)) and options.output is Output.TABLE:
+            error.hint = asyncio.run(_nearest(endpoint, wrong[1])) or error.hint
+        raise
     finally:
         options.body = transport.body
+
+
+async def _nearest(endpoint: Endpoint, wrong: str) -> str:
+    """Return what somebody who mistyped a function's name wants to hear; nothing when the token may not look."""
+    try:
+        async with AsyncClient(transport=HttpTransport(endpoint.url, endpoint.token)) as client:
+            names = [str(row["name"]) for row in await client.functions()]
+    except Error:
+        return ""
+    near = difflib.get_close_matches(wrong, names, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "pyfaas ls shows what there is" if names else "there are no functions yet: pyfaas deploy PATH"
 
 
 class KeepingTransport:

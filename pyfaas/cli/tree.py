@@ -110,6 +110,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _plain(message: str) -> str:
+    message = message.removeprefix("Invalid value: ").removesuffix(".")
+    return message.replace(
+        "Input should be a valid integer, unable to parse string as an integer", "not a whole number"
+    )
+
+
 def _failed(error: Exception, chosen: Globals) -> int:
     if isinstance(error, ClickException):
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -117,7 +124,7 @@ def _failed(error: Exception, chosen: Globals) -> int:
             return failures.USAGE
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else "pyfaas --help"
-        error = invalid(error.format_message().removeprefix("Invalid value: "), hint)
+        error = invalid(_plain(error.format_message()), hint)
     elif isinstance(error, PyfaasError):
         error = from_refusal(error)
     if isinstance(error, Error):

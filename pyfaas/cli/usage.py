@@ -61,7 +61,7 @@ def usage(
     if not is_table:
         console.show_list(options, rows, (by or "function",))
     elif not rows:
-        console.empty(options, "nothing was used" + (f" in the last {since}" if since else " yet"))
+        console.note(options, "nothing was used" + (f" in the last {since}" if since else " yet"))
     else:
         console.table(*table(rows, names, by))
 
