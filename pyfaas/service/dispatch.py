@@ -165,13 +165,34 @@ class Dispatcher:
 
     # ---- routing
 
+    def pin(self, request: Request) -> tuple[int, int]:
+        """Return what a qualifier names now and which version serves it: for many calls that are to run one version.
+
+        Raises not_found or gone.
+        """
+        entry = self._entry(request)
+        route, decision, _ = self._decide(request, entry, request.sticky_key or self.ids.next())
+        return route.requested, decision.version
+
     def _route(self, call: Call, now: float) -> None:
         """Resolve the qualifier and decide which version serves; leaves `call.lane` None when it has to wait."""
         request, entry = call.request, call.entry
-        settings = entry.function.settings
-        key = request.sticky_key or call.id
-        route = routing.resolve(request.qualifier, entry.versions, entry.moves, key, settings.min_version)
+        route, decision, is_cut = self._decide(request, entry, request.sticky_key or call.id)
         call.requested = route.requested
+        if decision.prepare:
+            self.prepare(entry, entry.versions[route.requested])
+        if decision.answer in (rollout.Answer.WAIT, rollout.Answer.INIT_ERROR):
+            return
+        call.lane = self.lane(entry, entry.versions[decision.version])
+        if decision.load:
+            self.fleet.preload(self.lane(entry, entry.versions[route.requested]), max(1, call.lane.busy))
+        if decision.answer is rollout.Answer.NEW and is_cut and not route.is_weighted and request.stale is None:
+            entry.routes[request.qualifier] = call.lane
+
+    def _decide(self, request: Request, entry: Entry, key: str) -> tuple[routing.Route, rollout.Decision, bool]:
+        """Return what the qualifier names, which version serves, and whether its cut-over is complete."""
+        settings = entry.function.settings
+        route = routing.resolve(request.qualifier, entry.versions, entry.moves, key, settings.min_version)
         pointer = route.pointer
         is_cut = pointer is None or route.is_weighted or entry.cut.get(pointer) == route.requested
         wanted = request.stale or ("allow" if pointer else "forbid")
@@ -183,15 +204,7 @@ class Dispatcher:
             may_be_stale=wanted == "allow" and settings.stale == "allow",
             is_cut_over=is_cut,
         )
-        if decision.prepare:
-            self.prepare(entry, entry.versions[route.requested])
-        if decision.answer in (rollout.Answer.WAIT, rollout.Answer.INIT_ERROR):
-            return
-        call.lane = self.lane(entry, entry.versions[decision.version])
-        if decision.load:
-            self.fleet.preload(self.lane(entry, entry.versions[route.requested]), max(1, call.lane.busy))
-        if decision.answer is rollout.Answer.NEW and is_cut and not route.is_weighted and request.stale is None:
-            entry.routes[request.qualifier] = call.lane
+        return route, decision, is_cut
 
     def lane(self, entry: Entry, version: Version) -> Lane:
         """Return the lane of a version under its owner's tenant key."""

@@ -295,6 +295,10 @@ class Service:
             running.cancel()
             raise
 
+    def pin(self, request: Request) -> tuple[int, int]:
+        """Return what a request's qualifier names now, and the version that serves it; raises not_found or gone."""
+        return self.dispatcher.pin(request)
+
     async def enqueue(self, request: Request) -> dict[str, Any]:
         """Keep an asynchronous call; durable when this returns."""
         return await self.jobs.enqueue(request)

@@ -19,6 +19,7 @@ from pyfaas.web.event import check_length
 from pyfaas.web.openapi import DOCUMENT, packed
 from pyfaas.web.operations import OPERATIONS
 from pyfaas.web.routes import ROUTES, Route
+from pyfaas.web.upload import FURTHER_BYTES
 
 log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,11 +57,13 @@ def _bound(service: Service, route: Route) -> _Handler:
 
 def _expected(config: Config, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
     """Return what answers `Expect: 100-continue`: go on, unless the body is too large for this route."""
-    limit = (config.bundle_packed << 1) if route.method == "PUT" else config.sync_payload
+    key = route.limit
+    most = getattr(config, key) + (FURTHER_BYTES if key == "bundle_packed" else 0) if key is not None else 0
 
     async def answer(request: web.Request) -> web.StreamResponse | None:
         try:
-            check_length(request, limit, "bundle_packed" if route.method == "PUT" else "sync_payload")
+            if key is not None:
+                check_length(request, most, key)
         except PyfaasError as error:
             return problems.response(error)
         if request.headers.get("Expect", "").lower() != "100-continue":

@@ -25,12 +25,13 @@ Handler = Callable[[Service, web.Request, Caller | None], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row: a method and a path of the table, what answers it, and the scope that it needs."""
+    """One row: a method and a path of the table, what answers it, the scope that it needs, and what limits its body."""
 
     method: str
     path: str
     handler: Handler
     scope: Scope | None
+    limit: str | None = "sync_payload"  # the option that no body can be longer than; None: each line has a limit of its own
 
     @property
     def is_url(self) -> bool:
@@ -46,10 +47,11 @@ ROUTES = (
     Route("GET", "/metrics", metrics.metrics, None),
     Route("GET", "/v1/whoami", accounts.whoami, Scope.INVOKE),
     Route("GET", "/v1/functions", functions.list_functions, Scope.READ),
-    Route("PUT", "/v1/functions/{name}", functions.publish, Scope.DEPLOY),
+    Route("PUT", "/v1/functions/{name}", functions.publish, Scope.DEPLOY, limit="bundle_packed"),
     Route("GET", "/v1/functions/{name}", functions.describe, Scope.READ),
     Route("DELETE", "/v1/functions/{name}", functions.remove_function, Scope.DEPLOY),
     Route("POST", "/v1/functions/{name}/invoke", calls.invoke, Scope.INVOKE),
+    Route("POST", "/v1/functions/{name}/map", calls.map_, Scope.INVOKE, limit=None),
     Route("POST", "/v1/functions/{name}/rollback", functions.rollback, Scope.DEPLOY),
     Route("GET", "/v1/functions/{name}/logs", calls.logs, Scope.READ),
     Route("GET", "/v1/functions/{name}/versions", functions.list_versions, Scope.READ),

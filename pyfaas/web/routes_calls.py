@@ -12,10 +12,11 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.names import split_target
 from pyfaas.service.service import Service
-from pyfaas.web import asked, event, streams
+from pyfaas.web import asked, batch, event, streams
 from pyfaas.web.routes_functions import MAX_WAIT_S
 
 _FOLLOW_S = 0.3
+AT_ONCE = 20  # items of a map at once, as many runs as a function has at once unless it says otherwise
 
 
 async def invoke(service: Service, request: web.Request, caller: Caller | None) -> Any:
@@ -28,6 +29,26 @@ async def invoke(service: Service, request: web.Request, caller: Caller | None) 
     if not is_async:
         return await streams.answer(service, request, call)
     return _queued(await service.enqueue(call), {"Preference-Applied": "respond-async"})
+
+
+async def map_(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Run a function once for each line."""
+    name, headers = asked.name(request), request.headers
+    at_once = min(asked.query_number(request, "concurrency", AT_ONCE, 1, 1000), service.config.account_concurrency)
+    call = event.call_request(asked.known(caller), name, request.query.get("qualifier"), headers, b"", wants_stream=False)
+    requested, executed = service.pin(call)
+    call.qualifier, call.stale, call.cancel_on_disconnect = str(executed), None, True
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    response.headers.update({"Pyfaas-Requested-Version": str(requested), "Pyfaas-Executed-Version": str(executed)})
+    items = batch.Batch(service, call, at_once)
+    with streams.noticed(request, items):
+        try:
+            await response.prepare(request)
+            await items.run(request, response)
+            await response.write_eof()
+        except ConnectionResetError:
+            items.left()
+    return response
 
 
 async def function_url(service: Service, request: web.Request, caller: Caller | None) -> Any:

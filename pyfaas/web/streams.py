@@ -96,8 +96,8 @@ class Stream:
 
 
 @contextlib.contextmanager
-def _noticed(request: web.Request, running: Running) -> Iterator[None]:
-    """Let the connection tell the call when its client leaves."""
+def noticed(request: web.Request, running: Any) -> Iterator[None]:
+    """Let the connection tell the call, or whatever else has a `left`, when its client leaves."""
     connection = request.app.get(LENT, {}).get(request.protocol)
     if connection is None:
         yield
@@ -115,7 +115,7 @@ async def answer(service: Service, web_request: web.Request, request: Request, *
     running = sink.running = service.submit(request, sink)
     debug = service.config.debug
     try:
-        with _noticed(web_request, running):
+        with noticed(web_request, running):
             if web_request.transport is None:
                 running.left()  # it left before the call was known to the connection
             if await sink.wait_head():

@@ -11,14 +11,14 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.web import event
 
 _CONFIG_BYTES = 256 * 1024
-_FRAMING_BYTES = 64 * 1024  # what multipart adds
+FURTHER_BYTES = _CONFIG_BYTES + 64 * 1024  # of a publication beside its code: the configuration, and what multipart adds
 
 
 async def read_upload(request: web.Request, limit: int) -> tuple[dict[str, Any], bytes]:
     """Read a multipart publication; raises invalid_request, or payload_too_large as soon as that is clear."""
     if not request.content_type.startswith("multipart/"):
         raise PyfaasError(Code.INVALID_REQUEST, "a publication is multipart/form-data with the parts config and code")
-    event.check_length(request, limit + _CONFIG_BYTES + _FRAMING_BYTES, "bundle_packed")
+    event.check_length(request, limit + FURTHER_BYTES, "bundle_packed")
     try:
         parts = await _parts(request, limit)
     except (ValueError, AssertionError) as error:
