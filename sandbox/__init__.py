@@ -10,9 +10,13 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "Limits": "sandbox.spec",
+    "LimitExceeded": "sandbox.remote",
+    "Limits": "sandbox.limits",
+    "RemoteError": "sandbox.remote",
     "SandboxError": "sandbox.errors",
+    "SandboxExecutor": "sandbox.executor",
     "SetupError": "sandbox.errors",
+    "WorkerDied": "sandbox.remote",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -175,22 +175,17 @@ def _zone(told: Any) -> datetime.tzinfo | None:
     if isinstance(told, str):
         return zoneinfo.ZoneInfo(told)  # refuses names that lead out of its directories
     offset = datetime.timedelta(*told)
-    return datetime.timezone.utc if not offset else datetime.timezone(offset)
-
-
-def _time(parts: list[Any]) -> tuple[Any, ...]:
-    *numbers, fold, zone = parts
-    return (*numbers, _zone(zone), fold)
+    return datetime.UTC if not offset else datetime.timezone(offset)
 
 
 def _datetime(parts: list[Any]) -> datetime.datetime:
-    *numbers, zone, fold = _time(parts)
-    return datetime.datetime(*numbers, zone, fold=fold)
+    *numbers, fold, zone = parts
+    return datetime.datetime(*numbers, tzinfo=_zone(zone)).replace(fold=fold)
 
 
 def _clock(parts: list[Any]) -> datetime.time:
-    *numbers, zone, fold = _time(parts)
-    return datetime.time(*numbers, zone, fold=fold)
+    *numbers, fold, zone = parts
+    return datetime.time(*numbers, tzinfo=_zone(zone)).replace(fold=fold)
 
 
 _READERS: dict[str, Callable[[list[Any]], Any]] = {

@@ -183,7 +183,12 @@ class Container:
             return Ending(fate=Fate.LOST)
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
-        evidence: Mapping[str, int | str] = {"memory_peak_bytes": usage.memory_peak_bytes, "oom_kills": usage.oom_kills}
+        evidence: Mapping[str, int | str] = {
+            "memory_peak_bytes": usage.memory_peak_bytes,
+            "oom_kills": usage.oom_kills,
+            "pids_refused": usage.pids_refused,
+            "cpu_us": usage.cpu_us,
+        }
         if usage.oom_kills:
             fate = Fate.OOM
         elif number == signal.SIGSYS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -288,6 +289,8 @@ class Launcher:
         self.is_gone = True
         self._loop.remove_reader(self._control.fileno())
         self._loop.remove_writer(self._control.fileno())
+        with contextlib.suppress(OSError):  # it left first
+            self._control.shutdown(socket.SHUT_RDWR)  # or a fork of this process would keep the launcher waiting for its end
         self._control.close()
         gone = LauncherGone("the launcher has ended")
         for answer in self._asked.values():

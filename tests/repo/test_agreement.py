@@ -27,7 +27,9 @@ PUBLIC = {
         *("App", "AsyncClient", "Client", "Context", "Error", "FunctionCall", "FunctionError", "InvalidRequest", "NotAllowed"),
         *("NotFound", "ServerError", "Throttled", "__version__"),
     ],
-    "sandbox": ["Limits", "SandboxError", "SetupError"],
+    "sandbox": [
+        *("LimitExceeded", "Limits", "RemoteError", "SandboxError", "SandboxExecutor", "SetupError", "WorkerDied"),
+    ],
 }
 # What a distribution is called, where its import name differs.
 IMPORTED_AS = {"pyyaml": "yaml", "sqlite-utils": "sqlite_utils"}

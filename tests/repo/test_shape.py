@@ -42,6 +42,9 @@ CATCH_ALL = {
     ("pyfaas.web.app", "Exception"): 1,  # the top of every request: a defect of ours, told once with its traceback
     ("sandbox.launcher.main", "BaseException"): 1,  # the top of the launcher: it goes down with all its VMs
     ("sandbox.launcher.vms", "BaseException"): 1,  # a forked child never unwinds into the launcher's loop
+    ("sandbox.executor", "Exception"): 1,  # pickling runs the caller's `__reduce__`; its failure is the call's
+    ("sandbox.guest.worker", "BaseException"): 5,  # the call's exceptions, and what `str()` of a hostile one raises
+    ("sandbox.host.worker", "BaseException"): 1,  # unpickling what the caller said is to be trusted
     ("sandbox.doctor", "BaseException"): 1,  # a forked child never unwinds into its caller
 }
 
