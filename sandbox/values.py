@@ -180,12 +180,12 @@ def _zone(told: Any) -> datetime.tzinfo | None:
 
 def _datetime(parts: list[Any]) -> datetime.datetime:
     *numbers, fold, zone = parts
-    return datetime.datetime(*numbers, tzinfo=_zone(zone)).replace(fold=fold)
+    return datetime.datetime(*numbers).replace(tzinfo=_zone(zone), fold=fold)  # noqa: DTZ001 - the zone follows
 
 
 def _clock(parts: list[Any]) -> datetime.time:
     *numbers, fold, zone = parts
-    return datetime.time(*numbers, tzinfo=_zone(zone)).replace(fold=fold)
+    return datetime.time(*numbers).replace(tzinfo=_zone(zone), fold=fold)
 
 
 _READERS: dict[str, Callable[[list[Any]], Any]] = {
