@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import stat
 import time
 import warnings
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyfaas.web.routes import ROUTES
-from tests.e2e.house import Answer, House, packed
+from tests.e2e.house import REPOSITORY, Answer, House, packed
 
 ECHO = "def handler(event, context):\n    return event"
 TYPED = "def add(a: int, b: int = 1) -> int:\n    return a + b"
@@ -28,6 +29,17 @@ def echo(house: House) -> str:
     return "steady"
 
 
+QUOTED = [
+    re.compile(re.escape(quote).replace("…", ".*"), re.DOTALL)
+    for quote in re.findall(r"^\| `([^`]+)`", (REPOSITORY / "pyfaas" / "ERRORS.md").read_text(), re.MULTILINE)
+]
+
+
+def is_quoted(detail: str) -> bool:
+    """Tell whether a reader finds these words in ERRORS.md."""
+    return any(quote.fullmatch(detail) for quote in QUOTED)
+
+
 def refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
     """Check a problem document (RFC 9457) and return it."""
     assert answer.status == status, answer.body
@@ -36,6 +48,7 @@ def refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
     assert problem["status"] == status
     assert problem["fault"] in ("caller", "function", "platform")
     assert answer.headers["content-type"] == "application/problem+json"
+    assert is_quoted(problem["detail"]), problem["detail"]
     return problem
 
 
@@ -87,7 +100,7 @@ def archive(*entries: tuple[str, bytes, int]) -> bytes:
         warnings.simplefilter("ignore")  # zipfile's own word on a name that is there twice
         for path, content, mode in entries:
             info = zipfile.ZipInfo(path)
-            info.external_attr = mode << 16
+            info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
             made.writestr(info, content)
     return out.getvalue()
 
@@ -116,6 +129,7 @@ def test_bundles_that_are_refused(house: House, name: Name, bundle: bytes) -> No
     answer = house.put(called, bundle)
     assert answer.status in (400, 413), answer.body
     assert answer.json["code"] in ("invalid_request", "payload_too_large")
+    assert is_quoted(answer.json["detail"]), answer.json["detail"]
     assert house.call("GET", f"/v1/functions/{called}").status == 404
 
 
@@ -148,6 +162,7 @@ def test_code_that_cannot_be_loaded(house: House, name: Name, files: dict[str, s
     shown = house.deploy(called, files, **config).json
     assert shown["state"] == "failed"
     assert word in shown["reason"]["message"], shown["reason"]
+    assert is_quoted(shown["reason"]["message"]), shown["reason"]
     answer = house.invoke(called)
     assert (answer.status, answer.outcome) == (502, "init_error")
 
