@@ -46,7 +46,13 @@ class Config:
     environment_size: int = _option(2 << 30, "largest set of installed requirements, bytes")
     env_bytes: int = _option(4096, "largest sum of a version's environment variables, bytes")
     log_bytes: int = _option(1 << 20, "log kept of one invocation, bytes")
-    log_days: int = _option(7, "days that logs and finished jobs are kept")
+    log_days: int = _option(7, "days that logs are kept")
+    log_account_bytes: int = _option(1 << 30, "logs kept of one account, bytes; the oldest go first")
+    build_log_days: int = _option(90, "days that the logs of installations are kept")
+    job_days: int = _option(7, "days that finished asynchronous calls and their results are kept")
+    usage_days: int = _option(400, "days that usage is kept; after two it is kept by the hour")
+    unused_hours: int = _option(24, "hours that bundles, code and installed requirements of no version stay on the disk")
+    reserve_bytes: int = _option(64 << 20, "free disk space that a publication must leave, bytes")
     drain_seconds: int = _option(30, "how long a stop waits for running calls")
     async_workers: int = _option(16, "asynchronous runs at once")
     builds: int = _option(2, "preparations at once")
@@ -111,7 +117,7 @@ def _typed(key: str, value: Any, place: str) -> Any:
             return value if isinstance(value, bool) else {"1": True, "true": True, "0": False, "false": False}[str(value).lower()]
         return str(value)
     except (ValueError, KeyError):
-        raise PyfaasError(Code.INVALID_REQUEST, f"{place}: {key} must be a {kind}, not {value!r}") from None
+        raise PyfaasError(Code.INVALID_REQUEST, f"{place}: {key} must be {'an' if kind == 'int' else 'a'} {kind}, not {value!r}") from None
 
 
 def process_environment() -> Mapping[str, str]:

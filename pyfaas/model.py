@@ -276,3 +276,4 @@ class UsageRow:
     memory_bytes: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    count: int = 1  # runs or stretches that the row stands for

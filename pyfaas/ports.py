@@ -5,9 +5,9 @@ A second machine attaches here later (another Store, Queue, Bundles): nothing ab
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pyfaas.model import (
     Account,
@@ -26,6 +26,8 @@ from pyfaas.model import (
     Version,
 )
 from sandbox.spec import Ending, Layer, Limits, Usage
+
+Kept = Literal["logs", "build_logs", "jobs", "usage"]  # what is kept for a while only
 
 
 class Clock(Protocol):
@@ -98,8 +100,20 @@ class Store(Protocol):
     ) -> Sequence[tuple[int, LogLine]]:
         """Return (cursor, line) in order; `after` is the last cursor seen."""
 
-    async def trim(self, before: float) -> None:
-        """Delete logs, and finished jobs with their results, older than `before`."""
+    async def trim(self, kind: Kept, before: float) -> int:
+        """Delete a batch of what is older than `before`, jobs with their results; returns how many rows went."""
+
+    async def fold_usage(self, before: float) -> int:
+        """Sum a batch of older minutes to hours, exactly; returns how many rows went."""
+
+    async def cap_logs(self, limit: int) -> int:
+        """Delete a batch of the oldest lines of an account whose logs take more than `limit` bytes; returns how many."""
+
+    async def shrink(self, pages: int) -> None:
+        """Give at most so many unused pages back to the file system."""
+
+    async def needed(self) -> Mapping[str, Collection[str]]:
+        """Return the names of what living versions need, by store."""
 
     async def close(self) -> None: ...
 
@@ -144,6 +158,12 @@ class Bundles(Protocol):
         """Return the file's name inside the `bundles` store, for a launcher to attach."""
 
     async def remove(self, digest: str) -> None: ...
+    async def names(self) -> Collection[str]:
+        """Return the bundles that are there, by digest."""
+
+    async def remove_unused(self, digest: str) -> None:
+        """Remove a bundle, unless it was put since the call of `names` before the last."""
+
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +200,12 @@ class Container(Protocol):
     def attach_nowait(self, mounts: Sequence[Mounted], done: Callable[[Exception | None], None]) -> None:
         """Attach, and call `done` with what went wrong, or None: a first call waits for no task."""
 
+
+
+class Trees(Protocol):
+    """What containers see, by name: the stores `prepared` and `environments`."""
+
+    async def names(self, store: str) -> Collection[str]: ...
 
 
 class Backups(Protocol):
@@ -220,5 +246,6 @@ __all__ = [
     "Queue",
     "Snapshot",
     "Store",
+    "Trees",
     "Workers",
 ]

@@ -26,6 +26,7 @@ from pyfaas.adapters.sqlite.copying import copy
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
+from pyfaas.adapters.trees import TreeDirectories
 from pyfaas.adapters.workers import SandboxWorkers
 from pyfaas.errors import PyfaasError
 from pyfaas.handover import Handover, take_launcher
@@ -39,7 +40,9 @@ from pyfaas.service.journal import Journal
 from pyfaas.service.preparing import Preparing
 from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Registry
+from pyfaas.service.retention import Retention
 from pyfaas.service.service import Service, write_secret
+from pyfaas.service.storage import forget_missing
 from pyfaas.web.front import Site, start
 from sandbox.errors import SandboxError
 from sandbox.host.launcher import Launcher
@@ -47,8 +50,7 @@ from sandbox.host.launcher import Launcher
 log = logging.getLogger(__name__)
 _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
 _FLUSH_S = 1.0
-_TRIM_EVERY = 3600  # flushes
-_DAY_S = 86_400
+_SWEEP_S = 600.0
 
 
 class Server:
@@ -61,7 +63,7 @@ class Server:
         self.stopping = asyncio.Event()
         self.service: Service
         self.site: Site
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Open the store, take the launcher, put the parts together, and listen."""
@@ -75,7 +77,7 @@ class Server:
         finisher = Finisher(self.journal, self.clock)
         self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
         dispatcher = Dispatcher(self.config, registry, self.fleet, finisher, self.clock)
-        bundles = BundleDirectory(data / "bundles")
+        bundles, trees = BundleDirectory(data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         preparing = Preparing(self.config, self.workers, bundles, self.journal, self.clock, self.given.tool)
         publisher = Publisher(self.config, registry, self.store, bundles, preparing, self.clock)
         queue = SqliteQueue(database)
@@ -83,8 +85,14 @@ class Server:
             self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher, self.given.weaker
         )
         backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
-        self.service.backup = Backup(backups, self.journal, self.clock)
+        backup = self.service.backup = Backup(backups, self.journal, self.clock)
+        self.retention = Retention(
+            self.config, self.store, bundles, trees, self.workers, self.clock, lambda: backup.is_running or publisher.is_preparing
+        )
         await self._first_start(data)
+        lost = forget_missing(registry, trees.names_nowait("prepared"), trees.names_nowait("environments"))
+        if lost:
+            log.warning("versions_without_files", extra={"count": lost})
         self._recover(registry, publisher)
         dispatcher.open()
         recovered = await self.service.jobs.open()
@@ -95,7 +103,7 @@ class Server:
         loop.add_reader(self.keeper.fileno(), self._hear_keeper)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        self._upkeep = loop.create_task(self._keep_up())
+        self._upkeep = [loop.create_task(self._keep_up()), loop.create_task(self._sweep())]
 
     async def serve(self) -> None:
         """Tell the keeper, and serve until told to stop."""
@@ -114,8 +122,8 @@ class Server:
     async def close(self) -> None:
         """Close everything in the reverse order of opening."""
         await self.site.stop(2.0)
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        for task in self._upkeep:
+            task.cancel()
         await self.service.jobs.close()
         await self.service.publisher.close()
         await self.service.dispatcher.close()
@@ -165,17 +173,17 @@ class Server:
             log.error("launcher_not_adopted", extra={"error": str(error)})  # noqa: TRY400 - the keeper starts another
 
     async def _keep_up(self) -> None:
-        """Write the journal each second, and trim what is too old each hour."""
-        beats = 0
+        """Write the journal each second."""
         while True:
             await asyncio.sleep(_FLUSH_S)
             await self.journal.flush()
-            beats += 1
-            if beats % _TRIM_EVERY == 1:
-                try:
-                    await self.store.trim(self.clock.now() - self.config.log_days * _DAY_S)
-                except PyfaasError as error:
-                    log.warning("trim_failed", extra={"code": error.code.value})
+
+    async def _sweep(self) -> None:
+        """Remove what is too old or needed by nobody, soon after the start and then now and then."""
+        await asyncio.sleep(_FLUSH_S)
+        while True:
+            await self.retention.sweep()
+            await asyncio.sleep(_SWEEP_S)
 
 
 async def _run(given: Handover) -> int:
@@ -183,7 +191,8 @@ async def _run(given: Handover) -> int:
     try:
         await server.open()
     except (PyfaasError, SandboxError) as error:
-        print(f"pyfaas serve: {error}", file=sys.stderr)
+        hint = f"; {error.hint}" if isinstance(error, PyfaasError) and error.hint else ""
+        print(f"pyfaas serve: {error}{hint}", file=sys.stderr)
         return _REFUSES
     gc.collect()
     gc.freeze()

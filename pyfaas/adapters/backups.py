@@ -30,7 +30,6 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.ports import Contents
 
 _PIECE = 1 << 18
-_COPY = "backup.db.part"
 
 
 class BackupDirectory:
@@ -39,7 +38,10 @@ class BackupDirectory:
     def __init__(self, data: Path, copy: Callable[[str], Contents]) -> None:
         """Remove what a crash left of an earlier backup."""
         self._data, self._copy = data, copy
-        self._forget()
+        self._part = data / f"backup-{os.getpid()}.db.part"
+        for leftover in data.glob("backup-*.db.part*"):
+            if not os.path.exists(f"/proc/{leftover.name.removeprefix('backup-').partition('.')[0]}"):
+                leftover.unlink(missing_ok=True)  # nor is it that of a server that is being replaced
 
     async def read(self, now: float) -> AsyncGenerator[bytes, None]:
         """Yield a backup's bytes; the first ones come when the database is copied. One at a time.
@@ -59,14 +61,14 @@ class BackupDirectory:
 
     def _pieces(self, now: float) -> Generator[bytes, None, None]:
         try:
-            contents = self._copy(str(self._data / _COPY))
-            yield from _gathered(_Archive(self._data).pieces(self._data / _COPY, contents, now))
+            contents = self._copy(str(self._part))
+            yield from _gathered(_Archive(self._data).pieces(self._part, contents, now))
         finally:
             self._forget()
 
     def _forget(self) -> None:
-        for leftover in self._data.glob(_COPY + "*"):
-            leftover.unlink(missing_ok=True)
+        for made in (self._part, Path(f"{self._part}-journal")):
+            made.unlink(missing_ok=True)
 
 
 class _Archive:
@@ -117,8 +119,7 @@ class _Archive:
                 for name in sorted([*names, *links]):
                     yield from self._leaf(f"{inside}/{name}", name, descriptor)
         except FileNotFoundError:
-            self._missing.append(entry)
-            return
+            return  # a version that is being prepared, or failed: what lacks is made at the next start
         self._sums[entry] = self._sum.hex()
 
     def _leaf(self, member: str, name: str, directory: int) -> Iterator[bytes]:

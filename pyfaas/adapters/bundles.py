@@ -13,22 +13,29 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pyfaas.errors import Code, PyfaasError
 
 _DIGEST = re.compile(r"sha256-[0-9a-f]{64}")
 _TEMPORARY = ".part"
+_HINT = "ask the operator to free space in the data directory"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class BundleDirectory:
     """`ports.Bundles` in one directory; calls that touch the disk run in a thread."""
 
-    def __init__(self, directory: Path) -> None:
-        """Make the directory when missing, and remove what an interrupted write left. Raises storage_full or internal."""
-        self._directory = directory
+    def __init__(self, directory: Path, reserve: int = 0) -> None:
+        """Make the directory when missing, and remove what an interrupted write left. Raises storage_full or internal.
+
+        `reserve` bytes of the disk are left free by `put`: for the database, whose writes are small and must go on longest.
+        """
+        self._directory, self._reserve = directory, reserve
+        self._turn = threading.Lock()
+        self._fresh: tuple[set[str], set[str]] = (set(), set())  # put since the last `names`, and since the one before
         with _translated():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
@@ -52,9 +59,17 @@ class BundleDirectory:
             raise PyfaasError(Code.NOT_FOUND, f"no bundle {digest}")
         return self._file(digest).name
 
+    async def names(self) -> Collection[str]:
+        """Return the bundles that are there, by digest."""
+        return await asyncio.to_thread(self._names)
+
     async def remove(self, digest: str) -> None:
         """Remove a bundle; one that is not there is removed already."""
         await asyncio.to_thread(self._remove, self._file(digest))
+
+    async def remove_unused(self, digest: str) -> None:
+        """Remove a bundle, unless it was put since the call of `names` before the last: what for may not be told yet."""
+        await asyncio.to_thread(self._remove, self._file(digest), keeps_fresh=True)
 
     def _file(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -64,8 +79,11 @@ class BundleDirectory:
     def _put(self, file: Path, packed: bytes) -> None:
         temporary = file.with_name(f"{file.stem}.{secrets.token_hex(8)}{_TEMPORARY}")
         with _translated():
-            if file.exists():
-                return
+            with self._turn:
+                self._fresh[0].add(file.stem)
+                if file.exists():
+                    return
+            self._refuse_below_reserve(len(packed))
             try:
                 _write_synced(temporary, packed)
                 temporary.rename(file)
@@ -73,9 +91,28 @@ class BundleDirectory:
                 temporary.unlink(missing_ok=True)
             _sync_directory(self._directory)
 
-    def _remove(self, file: Path) -> None:
+    def _refuse_below_reserve(self, size: int) -> None:
+        found = os.statvfs(self._directory)
+        free = found.f_bavail * found.f_frsize
+        if free < self._reserve + size:
+            raise PyfaasError(
+                Code.STORAGE_FULL,
+                "the server's disk is nearly full",
+                hint=_HINT + ", or lower reserve_bytes",
+                evidence={"limit": "reserve_bytes", "value": self._reserve, "observed": free, "unit": "bytes free"},
+            )
+
+    def _names(self) -> Collection[str]:
+        with self._turn:
+            self._fresh = (set(), self._fresh[0])
         with _translated():
-            file.unlink(missing_ok=True)
+            return [name.removesuffix(".zip") for name in os.listdir(self._directory) if name.endswith(".zip")]
+
+    def _remove(self, file: Path, *, keeps_fresh: bool = False) -> None:
+        with _translated():
+            with self._turn:
+                if not (keeps_fresh and any(file.stem in fresh for fresh in self._fresh)):
+                    file.unlink(missing_ok=True)
             _sync_directory(self._directory)
 
 
@@ -85,8 +122,8 @@ def _translated() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            hint = "ask the operator to free space in the data directory"
-            raise PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint=hint) from error
+            evidence = {"errno": errno.errorcode[error.errno or 0]}
+            raise PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint=_HINT, evidence=evidence) from error
         name = errno.errorcode.get(error.errno or 0, str(error.errno))
         raise PyfaasError(Code.INTERNAL, "the bundle store failed", evidence={"errno": name}) from error
 

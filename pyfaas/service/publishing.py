@@ -52,6 +52,11 @@ class Publisher:
             self.prepare(entry, version)
         return len(left)
 
+    @property
+    def is_preparing(self) -> bool:
+        """Whether any version is being prepared: files of no version yet are being made."""
+        return bool(self._running)
+
     async def close(self) -> None:
         """Stop the preparations; they are resumed at the next start."""
         tasks = list(self._running.values())

@@ -61,8 +61,20 @@ class Stores:
         return True
 
     def discard(self, store: str, name: str) -> None:
-        """Remove an entry; shutil.rmtree goes by descriptors here, so a link inside is removed and not followed."""
+        """Remove an entry: its name is gone at once, so that no crash leaves half a directory under it.
+
+        shutil.rmtree goes by descriptors here, so a link inside is removed and not followed.
+        """
         directory = self._directories[store]
+        if store != STAGING:
+            source, directory = directory, self._directories[STAGING]
+            gone = f"gone-{os.getpid()}-{_entry(name)}"
+            try:
+                kernel.rename_noreplace(source, name, directory, gone)
+            except FileNotFoundError:
+                return
+            os.fsync(source)
+            name = gone
         try:
             shutil.rmtree(_entry(name), dir_fd=directory)
         except NotADirectoryError:

@@ -12,6 +12,7 @@ from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import InvocationId, JobState, LogLine, Outcome, Reason, Retries, Shape, UsageRow, VersionState
+from pyfaas.ports import Kept
 from tests.adapters.samples import ALICE, BOB, RESIZE, account, function, job, move, token, version
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ async def test_trim_keeps_what_is_young_or_unfinished(store: SqliteStore, sqlite
         await sqlite_queue.put(job(f"old{n:03}", state=JobState.SUCCEEDED, finished=20.0))
     await sqlite_queue.put(job("young", state=JobState.DEAD, finished=90.0))
     await sqlite_queue.put(job("queued", created=1.0))
-    await store.trim(50.0)
+    kinds: tuple[Kept, ...] = ("logs", "build_logs", "jobs", "usage")
+    assert [[await store.trim(kind, 50.0) for _ in range(4)] for kind in kinds] == [[500, 500, 100, 0], [0] * 4, [100, 30, 0, 0], [0] * 4]
     assert [x.line for _, x in await store.logs(RESIZE)] == ["young"]
     assert [j.id for j in await sqlite_queue.list(ALICE)] == ["queued", "young"]

@@ -37,6 +37,8 @@ from pyfaas.errors import Code, PyfaasError
 T = TypeVar("T")
 GROUP = 256  # writes in one transaction at most; bounds how much one disk-full retries
 BUSY_MS = 5000  # only another process can make us wait: a shell, a backup
+_WAL_BYTES = 16 << 20  # a WAL that a burst or a long reader made larger is cut back to this when it starts anew
+_FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})  # the latter: the WAL's index finds no room to grow
 _TAKEN = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"})
 
 
@@ -45,9 +47,9 @@ def translate(error: sqlite3.Error) -> PyfaasError:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     if name in _TAKEN:
         return PyfaasError(Code.CONFLICT, "that already exists", evidence={"sqlite": name})
-    if name == "SQLITE_FULL":
+    if name in _FULL:
         hint = "ask the operator to free space in the data directory"
-        return PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint=hint)
+        return PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint=hint, evidence={"sqlite": name})
     hint = "the server's log has the cause"
     return PyfaasError(Code.INTERNAL, "the database failed", hint=hint, evidence={"sqlite": name})
 
@@ -59,7 +61,9 @@ def connect(
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     connection.row_factory = sqlite3.Row
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; an older one's is changed by `schema`
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA query_only = {'ON' if readonly else 'OFF'}")
@@ -245,6 +249,10 @@ class Database:
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on one consistent state."""
         return await self._read.run(work)
+
+    async def shrink(self, pages: int) -> None:
+        """Give at most so many pages that nothing is stored in back to the file system."""
+        await self._append.run(lambda c: c.execute(f"PRAGMA incremental_vacuum({pages})").fetchall())
 
     async def close(self) -> None:
         """Finish what waits and close."""

@@ -20,8 +20,8 @@ _LIVING = """
 """
 _NEEDED = {
     "bundles": f"SELECT DISTINCT bundle {_LIVING} ORDER BY 1",
-    "prepared": f"SELECT DISTINCT code_id {_LIVING} AND state = 'ready' ORDER BY 1",
-    "environments": f"SELECT DISTINCT environment {_LIVING} AND state = 'ready' AND environment IS NOT NULL ORDER BY 1",
+    "prepared": f"SELECT DISTINCT code_id {_LIVING} ORDER BY 1",
+    "environments": f"SELECT DISTINCT environment {_LIVING} AND environment IS NOT NULL ORDER BY 1",
 }
 _COUNTS = {
     "accounts": "SELECT count(*) FROM accounts WHERE removed IS NULL",

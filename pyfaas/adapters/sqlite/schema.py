@@ -8,8 +8,11 @@ Jobs have no foreign keys: the queue is a port of its own, and may one day live 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import time
+from pathlib import Path
 
 import sqlite_utils
 
@@ -17,6 +20,8 @@ from pyfaas import __version__
 from pyfaas.adapters.sqlite.connection import Database, connect, translate
 from pyfaas.errors import Code, PyfaasError
 
+_RESTORE = "restore a backup into an empty directory: pyfaas restore FILE --data-dir DIR"
+_INCREMENTAL = 2  # of PRAGMA auto_vacuum
 _ENTITIES = (
     """CREATE TABLE accounts (
         id TEXT PRIMARY KEY, name TEXT NOT NULL, network INTEGER NOT NULL, created REAL NOT NULL, removed REAL
@@ -83,31 +88,56 @@ _RECORDS = (
         PRIMARY KEY (account, minute, kind, owner, function, version, outcome)
     ) STRICT, WITHOUT ROWID""",
 )
+# Build logs are few, and read long after the runs' logs are gone: apart, each table is trimmed from its oldest end.
+# `log_sizes` is kept by triggers, so that no way of writing a line forgets it; it counts what a line takes in the file.
+_LOG_SIZES = (
+    """CREATE TABLE build_logs (
+        cursor INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, function TEXT NOT NULL, version INTEGER NOT NULL,
+        invocation TEXT, stream TEXT NOT NULL, line TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX build_logs_function ON build_logs (function)",
+    """INSERT INTO build_logs (at, function, version, invocation, stream, line)
+        SELECT at, function, version, invocation, stream, line FROM logs WHERE stream = 'build' ORDER BY cursor""",
+    "DELETE FROM logs WHERE stream = 'build'",
+    "CREATE TABLE log_sizes (function TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    "INSERT INTO log_sizes SELECT function, sum(length(CAST(line AS BLOB)) + 128) FROM logs GROUP BY function",
+    """CREATE TRIGGER logs_added AFTER INSERT ON logs BEGIN
+        INSERT INTO log_sizes VALUES (new.function, length(CAST(new.line AS BLOB)) + 128)
+            ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes;
+    END""",
+    """CREATE TRIGGER logs_removed AFTER DELETE ON logs BEGIN
+        UPDATE log_sizes SET bytes = bytes - length(CAST(old.line AS BLOB)) - 128 WHERE function = old.function;
+    END""",
+)
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),
+    ("build logs apart, sizes of logs", _LOG_SIZES),
 )
 
 
 def open_database(path: str) -> Database:
-    """Check, migrate and open the file at `path`, making it when missing.
+    """Check, migrate and open the file at `path`, making it when there is nothing yet.
 
-    Raises PyfaasError: internal for a damaged file or one of a newer release, storage_full.
+    Before an older file is migrated it is copied to `path` + `.before-migration`. Raises PyfaasError: internal for a file that
+    is damaged, read-only, another program's or a newer release's, or that is gone while what belongs to it is there;
+    storage_full.
     """
+    _refuse_loss(path)
     try:
-        connection = connect(path)
-        try:
+        with contextlib.closing(connect(path)) as connection:
             check(connection)
+            _refuse_foreign(connection, path)
+            _keep_copy(connection, path)
             migrate(connection)
-        finally:
-            connection.close()
+            _shrinkable(connection)
         return Database(path)
     except sqlite3.Error as error:
-        raise translate(error) from error
+        raise _told(error, path) from error
 
 
 def migrate(connection: sqlite3.Connection, migrations: tuple[tuple[str, tuple[str, ...]], ...] = MIGRATIONS) -> None:
     """Apply what is missing, all of it in one transaction. Raises internal when the file is newer than this release."""
-    done = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    done = _applied(connection)
     database = sqlite_utils.Database(connection, execute_plugins=False)
     if done > len(migrations):
         raise _newer(connection)
@@ -135,12 +165,74 @@ def check(connection: sqlite3.Connection) -> None:
     """Raise internal for a damaged file."""
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise PyfaasError(Code.INTERNAL, f"the database is damaged: {found}", hint="restore a backup")
+        raise PyfaasError(Code.INTERNAL, f"the database is damaged: {found}", hint=_RESTORE)
+
+
+def _applied(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refuse_loss(path: str) -> None:
+    """Raise internal when the file is gone or empty and its keys or bundles are there: nobody wants to begin anew then."""
+    file = Path(path)
+    if file.exists() and file.stat().st_size:
+        return
+    left = [name for pattern in ("*.token", "bundles/*.zip") for name in sorted(file.parent.glob(pattern))]
+    if left:
+        state = "empty" if file.exists() else "gone"
+        message = f"the database {path} is {state}, though {left[0].name} is there"
+        raise PyfaasError(Code.INTERNAL, message, hint=f"{_RESTORE}; to begin anew, use another --data-dir")
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: str) -> None:
+    """Raise internal for another program's database, and sqlite3.Error for one that cannot be written."""
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "_migrations" not in tables:
+        message = f"{path} is a database of another program: it has a table {min(tables)!r}, and none of pyfaas's"
+        raise PyfaasError(Code.INTERNAL, message, hint="use another --data-dir")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+
+
+def _keep_copy(connection: sqlite3.Connection, path: str) -> None:
+    """Keep an older file as it is before it is migrated; one copy, the last, whole or not at all."""
+    if not 0 < _applied(connection) < len(MIGRATIONS):
+        return
+    kept, made = f"{path}.before-migration", f"{path}.before-migration.part"
+    Path(made).unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as copy:
+        connection.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file; SQLite syncs it
+    os.replace(made, kept)
+
+
+def _shrinkable(connection: sqlite3.Connection) -> None:
+    """Let an older file give room back (`Database.shrink`): its free pages need a map, which only VACUUM can add."""
+    if int(connection.execute("PRAGMA auto_vacuum").fetchone()[0]) != _INCREMENTAL:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        try:
+            connection.execute("VACUUM")
+        except sqlite3.Error as error:
+            if translate(error).code is not Code.STORAGE_FULL and error.sqlite_errorname != "SQLITE_BUSY":
+                raise  # without room for it, or beside the server that this one replaces, it is done another time
+
+
+def _told(error: sqlite3.Error, path: str) -> PyfaasError:
+    """Say what is wrong with the file itself; anything else as at any other time."""
+    name = str(getattr(error, "sqlite_errorname", ""))
+    evidence = {"sqlite": name}
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        what = "is no database" if name == "SQLITE_NOTADB" else "is damaged"
+        return PyfaasError(Code.INTERNAL, f"the database {path} {what}", hint=_RESTORE, evidence=evidence)
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        hint = "give the server's user its data directory, writable"
+        return PyfaasError(Code.INTERNAL, f"the database {path} cannot be written", hint=hint, evidence=evidence)
+    return translate(error)
 
 
 def _newer(connection: sqlite3.Connection) -> PyfaasError:
     row = connection.execute('SELECT "release" FROM _migrations ORDER BY number DESC LIMIT 1').fetchone()
-    release = row[0] if row else "a newer release"
+    release = row[0] if row else "(a newer release)"
     return PyfaasError(
         Code.INTERNAL,
         f"the database was written by pyfaas {release}; this is pyfaas {__version__}",

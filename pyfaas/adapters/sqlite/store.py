@@ -9,14 +9,16 @@ and nobody asks for less than a minute. `since` and `until` are therefore taken 
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from pyfaas.adapters.sqlite import rows
 from pyfaas.adapters.sqlite.connection import Database
+from pyfaas.adapters.sqlite.copying import needed
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import (
     Account,
@@ -30,10 +32,11 @@ from pyfaas.model import (
     UsageRow,
     Version,
 )
-from pyfaas.ports import Snapshot
+from pyfaas.ports import Kept, Snapshot
 
 GIB = 1 << 30
 DAY_MINUTES = 24 * 60
+BUILD = "build"  # the stream of what an installation says
 BATCH = 500  # rows in one appended transaction, so that a durable write waits for a few milliseconds at most
 
 
@@ -134,10 +137,8 @@ class SqliteStore:
         await self._database.write(work)
 
     async def add_usage(self, rows: Sequence[UsageRow]) -> None:
-        """Add to the sums; not durable against a power cut."""
-        for start in range(0, len(rows), BATCH):
-            batch = [_usage_values(row) for row in rows[start : start + BATCH]]
-            await self._database.append(_many(_ADD_USAGE, batch))
+        """Add to the sums, all or none; not durable against a power cut. At most BATCH rows, lest others wait."""
+        await self._database.append(_many(_ADD_USAGE, [_usage_values(row) for row in rows]))
 
     async def usage(self, account: AccountId | None, since: float, until: float) -> Sequence[Mapping[str, Any]]:
         """Sum usage by (kind, account, owner, function, day), with outcomes as a mapping; None is every account.
@@ -149,11 +150,12 @@ class SqliteStore:
     async def add_logs(self, lines: Sequence[LogLine]) -> None:
         """Append lines in order; not durable against a power cut."""
         for start in range(0, len(lines), BATCH):
-            batch = [
-                (x.at, x.function, x.version, x.invocation, x.stream, _storable(x.line))
-                for x in lines[start : start + BATCH]
-            ]
-            await self._database.append(_many(_ADD_LOG, batch))
+            batch = lines[start : start + BATCH]
+            builds = [_log_values(line) for line in batch if line.stream == BUILD]
+            runs = [_log_values(line) for line in batch if line.stream != BUILD]
+            for table, values in (("build_logs", builds), ("logs", runs)):
+                if values:
+                    await self._database.append(_many(_ADD_LOG.format(table), values))
 
     async def logs(
         self,
@@ -167,49 +169,102 @@ class SqliteStore:
         limit: int = 1000,
     ) -> Sequence[tuple[int, LogLine]]:
         """Return (cursor, line) in order; `after` is the last cursor seen; `build` chooses the build's log instead."""
-        where = ["function = ?", "cursor > ?", "at >= ?", "stream = 'build'" if build else "stream <> 'build'"]
+        where = ["function = ?", "cursor > ?", "at >= ?"]
         values: list[Any] = [function, after, since]
         for column, value in (("version", version), ("invocation", invocation)):
             if value is not None:
                 where.append(f"{column} = ?")
                 values.append(value)
-        sql = f"SELECT * FROM logs WHERE {' AND '.join(where)} ORDER BY cursor LIMIT ?"  # noqa: S608 - fixed words only
+        table = "build_logs" if build else "logs"
+        sql = f"SELECT * FROM {table} WHERE {' AND '.join(where)} ORDER BY cursor LIMIT ?"  # noqa: S608 - fixed words only
 
         def work(connection: sqlite3.Connection) -> list[tuple[int, LogLine]]:
             return [(row["cursor"], rows.log_line(row)) for row in connection.execute(sql, (*values, limit))]
 
         return await self._database.read(work)
 
-    async def trim(self, before: float) -> None:
-        """Delete logs, and finished jobs with their results, older than `before`; a batch a transaction."""
-        for sql in (_TRIM_LOGS, _TRIM_JOBS):
-            while await self._database.append(_many(sql, [(before,)])):
-                pass
+    async def trim(self, kind: Kept, before: float) -> int:
+        """Delete a batch of what is older than `before`; returns how many rows went, 0 when nothing is left to do."""
+        if kind == "usage":
+            minute = int(before // 60)
+            found = await self._database.read(lambda c: c.execute(_PAST, (minute,)).fetchone())
+            return await self._database.append(_many(_DROP_PAST, [(found["account"], minute)])) if found else 0
+        return await self._database.append(_many(_TRIM[kind], [(before,)]))
+
+    async def fold_usage(self, before: float) -> int:
+        """Sum an account's older minutes to hours, a day's at most; the sums stay exact. Returns how many rows went."""
+        minute = int(before // 3600) * 60  # whole hours only
+        found = await self._database.read(lambda connection: connection.execute(_UNFOLDED, (minute,)).fetchone())
+        if found is None:
+            return 0
+        span = (found["account"], found["minute"], min(minute, found["minute"] + DAY_MINUTES))
+
+        def work(connection: sqlite3.Connection) -> int:
+            sums = connection.execute(_HOURS, span).fetchall()
+            gone = connection.execute(_DROP_MINUTES, span).rowcount
+            connection.executemany(_ADD_USAGE, [tuple(row) for row in sums])
+            return gone
+
+        return await self._database.append(work)
+
+    async def cap_logs(self, limit: int) -> int:
+        """Delete a batch of the oldest lines of an account whose logs take more than `limit` bytes; returns how many."""
+        found = await self._database.read(lambda connection: connection.execute(_LARGEST, (limit,)).fetchone())
+        if found is None:
+            return 0
+        return await self._database.append(lambda connection: _drop_oldest(connection, found["account"]))
+
+    async def shrink(self, pages: int) -> None:
+        """Give at most so many unused pages of the file back to the file system."""
+        await self._database.shrink(pages)
+
+    async def needed(self) -> Mapping[str, Collection[str]]:
+        """Return the names of what living versions need, by store."""
+        return await self._database.read(needed)
 
     async def close(self) -> None:
         """Finish what waits and close the database, the queue's as well."""
         await self._database.close()
 
 
-_ADD_LOG = "INSERT INTO logs (at, function, version, invocation, stream, line) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_LOG = "INSERT INTO {} (at, function, version, invocation, stream, line) VALUES (?, ?, ?, ?, ?, ?)"
 _ADD_USAGE = """
-    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET rows = rows + 1, wall_us = wall_us + excluded.wall_us, cpu_us = cpu_us + excluded.cpu_us,
+    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, wall_us = wall_us + excluded.wall_us, cpu_us = cpu_us + excluded.cpu_us,
         gib_ms = gib_ms + excluded.gib_ms, bytes_in = bytes_in + excluded.bytes_in, bytes_out = bytes_out + excluded.bytes_out
 """
 _USAGE = """
     SELECT kind, account, owner, function, minute / 1440 AS day, outcome, sum(rows) AS rows, sum(wall_us) AS wall_us,
-        sum(cpu_us) AS cpu_us, sum(gib_ms) AS gib_ms, sum(bytes_in) AS bytes_in, sum(bytes_out) AS bytes_out
+        sum(cpu_us) AS cpu_us, sum(gib_ms) AS gib_ms, sum(bytes_in) AS bytes_in, sum(bytes_out) AS bytes_out,
+        (SELECT name FROM functions WHERE id = usage.function) AS name,
+        EXISTS (SELECT 1 FROM functions WHERE id = usage.function AND removed IS NOT NULL) AS removed
     FROM usage WHERE (?1 IS NULL OR account = ?1) AND minute >= ?2 AND minute * 60 < ?3
     GROUP BY day, kind, account, owner, function, outcome ORDER BY day, account, owner, function, kind, outcome
 """
 # Lines arrive nearly in the order of their time, so the oldest are the lowest cursors: no index on `at` to pay for.
-_TRIM_LOGS = """
-    DELETE FROM logs WHERE cursor IN
-        (SELECT cursor FROM (SELECT cursor, at FROM logs ORDER BY cursor LIMIT 500) WHERE at < ?)
-"""
-_TRIM_JOBS = """
-    DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished IS NOT NULL AND finished < ? ORDER BY finished LIMIT 100)
+_TRIM: Mapping[str, str] = {
+    "logs": """DELETE FROM logs WHERE cursor IN
+        (SELECT cursor FROM (SELECT cursor, at FROM logs ORDER BY cursor LIMIT 500) WHERE at < ?)""",
+    "build_logs": """DELETE FROM build_logs WHERE cursor IN
+        (SELECT cursor FROM (SELECT cursor, at FROM build_logs ORDER BY cursor LIMIT 500) WHERE at < ?)""",
+    "jobs": """DELETE FROM jobs WHERE id IN
+        (SELECT id FROM jobs WHERE finished IS NOT NULL AND finished < ? ORDER BY finished LIMIT 100)""",
+}
+_PAST = "SELECT account FROM usage WHERE minute < ? LIMIT 1"  # may read everything: by the lane that keeps nobody waiting
+_DROP_PAST = "DELETE FROM usage WHERE account = ? AND minute < ?"
+_KEY = "account, kind, owner, function, version, outcome"
+_UNFOLDED = """SELECT account, min(minute) AS minute FROM usage WHERE minute % 60 <> 0 AND minute < ?
+    GROUP BY account ORDER BY minute LIMIT 1"""
+_MINUTES = "account = ? AND minute >= ? AND minute < ? AND minute % 60 <> 0"
+_HOURS = f"""
+    SELECT kind, minute / 60 * 60 AS hour, account, owner, function, version, outcome, sum(rows), sum(wall_us), sum(cpu_us),
+        sum(gib_ms), sum(bytes_in), sum(bytes_out)
+    FROM usage WHERE {_MINUTES} GROUP BY hour, {_KEY}
+"""  # noqa: S608 - fixed words only
+_DROP_MINUTES = f"DELETE FROM usage WHERE {_MINUTES}"  # noqa: S608 - likewise
+_LARGEST = """
+    SELECT account, sum(bytes) AS total FROM log_sizes JOIN functions ON functions.id = log_sizes.function
+    GROUP BY account HAVING total > ? ORDER BY total DESC LIMIT 1
 """
 
 
@@ -225,6 +280,19 @@ def _unique(message: str) -> Iterator[None]:
 
 def _many(sql: str, values: Sequence[tuple[Any, ...]]) -> Callable[[sqlite3.Connection], int]:
     return lambda connection: connection.executemany(sql, values).rowcount
+
+
+def _drop_oldest(connection: sqlite3.Connection, account: AccountId) -> int:
+    """Delete an account's oldest lines; each function's are in order already, by its index."""
+    functions = connection.execute(
+        "SELECT log_sizes.function FROM log_sizes JOIN functions ON id = log_sizes.function WHERE account = ? AND bytes > 0", (account,)
+    ).fetchall()
+    oldest = (
+        [row[0] for row in connection.execute("SELECT cursor FROM logs WHERE function = ? ORDER BY cursor LIMIT ?", (f[0], BATCH))]
+        for f in functions
+    )
+    cursors = heapq.nsmallest(BATCH, (cursor for found in oldest for cursor in found))
+    return connection.executemany("DELETE FROM logs WHERE cursor = ?", [(cursor,) for cursor in cursors]).rowcount
 
 
 def _load(connection: sqlite3.Connection) -> Snapshot:
@@ -297,6 +365,10 @@ def _add_move(connection: sqlite3.Connection, move: PointerMove) -> None:
         )
 
 
+def _log_values(line: LogLine) -> tuple[Any, ...]:
+    return line.at, line.function, line.version, line.invocation, line.stream, _storable(line.line)
+
+
 def _storable(line: str) -> str:
     return line.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8, and a guest may print one
 
@@ -304,7 +376,7 @@ def _storable(line: str) -> str:
 def _usage_values(row: UsageRow) -> tuple[Any, ...]:
     gib_ms = row.memory_bytes / GIB * (row.wall_us / 1000)
     key = row.kind, int(row.at // 60), row.account, row.owner, row.function, row.version, row.outcome or ""
-    return *key, row.wall_us, row.cpu_us, gib_ms, row.bytes_in, row.bytes_out
+    return *key, row.count, row.wall_us, row.cpu_us, gib_ms, row.bytes_in, row.bytes_out
 
 
 def _usage(
@@ -327,6 +399,6 @@ def _usage(
 
 def _empty_sum(row: sqlite3.Row) -> dict[str, Any]:
     day = datetime.fromtimestamp(row["day"] * DAY_MINUTES * 60, UTC).date().isoformat()
-    keys = {name: row[name] for name in ("kind", "account", "owner", "function")}
+    keys = {name: row[name] for name in ("kind", "account", "owner", "function", "name")} | {"removed": bool(row["removed"])}
     counts = {"calls": 0, "outcomes": {}, "wall_ms": 0.0, "cpu_ms": 0.0, "gib_ms": 0.0, "bytes_in": 0, "bytes_out": 0}
     return {**keys, "day": day, **counts}
