@@ -9,7 +9,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import quote
 
 from pyfaas.client import tagged
@@ -23,6 +23,9 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import JobState
 from pyfaas.names import check_name
 
+if TYPE_CHECKING:
+    from pyfaas.client.app import App
+
 NDJSON = "application/x-ndjson"
 _POLL_S = 30
 _PAGE = 1000
@@ -30,7 +33,13 @@ _CUT_OVER_WAITS = 2
 
 
 class AsyncClient:
-    """Talks to one server as one account. Every method raises `pyfaas.Error`; waiting too long is TimeoutError."""
+    """Talks to one server as one account. Every method raises `pyfaas.Error`; waiting too long is TimeoutError.
+
+    Belongs to the event loop that first uses it; a call after `close` raises RuntimeError.
+
+    >>> async with pyfaas.AsyncClient() as client:
+    ...     await client.invoke("thumbnail", {"width": 64})
+    """
 
     def __init__(self, url: str | None = None, token: str | None = None, *, transport: Transport | None = None) -> None:
         """Find server and token as the CLI does, unless they are given."""
@@ -53,12 +62,16 @@ class AsyncClient:
         """Close the connections."""
         await self._transport.close()
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled."""
+        raise TypeError("a pyfaas client holds a token and connections, and cannot be pickled: make one where it is used")
+
     # ---- publishing
 
     async def deploy(
         self,
         /,
-        path: str | Path,
+        path: str | Path | App,
         *,
         name: str | None = None,
         requirements: str | Path | None = None,
@@ -66,11 +79,14 @@ class AsyncClient:
         timeout: float | None = None,
         **config: Any,
     ) -> dict[str, Any]:
-        """Publish a directory, a Python file or a zip, and wait until its version is ready or failed.
+        """Publish a directory, a Python file, a zip or an App, and wait until its version is ready or failed.
 
         `config` has pyfaas.toml's keys (its `timeout` is given in a file: here it bounds the wait, in seconds). Returns
         the version; a failed one is returned, not raised. Raises InvalidRequest, or TimeoutError when the wait is over.
+        An App takes no options, and returns its versions by function; one that failed is raised.
         """
+        if not isinstance(path, str | Path):
+            return await path.publish(self)  # noqa: ASYNC240 - an App, no path
         found = await asyncio.to_thread(
             pack, Path(path), name=name, overrides=config, requirements=Path(requirements) if requirements else None
         )

@@ -36,6 +36,12 @@ class Error(Exception):
         self.problem: dict[str, Any] = dict(problem or {"code": Code.INTERNAL.value, "detail": message})
         self.code = str(self.problem.get("code") or "")
         self.hint = str(self.problem.get("hint") or "")
+        if self.hint:
+            self.add_note(f"hint: {self.hint}")  # what Python prints below a traceback
+
+    def __repr__(self) -> str:
+        """Show the sentence, and what it was filed by."""
+        return f"{type(self).__name__}({str(self)!r}, status={self.status}, code={self.code!r})"
 
 
 class FunctionError(Error):
@@ -61,6 +67,14 @@ class FunctionError(Error):
         self.stack_trace: list[Any] = list(self.problem.get("stackTrace") or [])
         self.outcome = outcome
         self.invocation_id = str(self.problem.get("invocationId") or invocation_id)
+        if self.stack_trace:
+            self.add_note("in the container:\n" + "\n".join(str(entry).rstrip("\n") for entry in self.stack_trace))
+        if self.error_type == ModuleNotFoundError.__name__ and not self.hint:
+            self.add_note("hint: name the distribution that it is in: requirements=[…]")
+
+    def __repr__(self) -> str:
+        """Show the sentence, how the run ended, and which it was."""
+        return f"{type(self).__name__}({str(self)!r}, outcome={self.outcome!r}, invocation_id={self.invocation_id!r})"
 
 
 class FunctionTimeout(FunctionError, TimeoutError):
@@ -97,6 +111,10 @@ class ServerError(Error):
 
 class Unreachable(ServerError):
     """No server answered."""
+
+
+for _public in (Error, FunctionError, NotAllowed, NotFound, InvalidRequest, Throttled, ServerError):
+    _public.__module__ = "pyfaas"  # the name that a traceback shows is the one to catch
 
 
 def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Error:

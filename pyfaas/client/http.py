@@ -1,7 +1,10 @@
 """One request, one answer: the only place of the SDK that knows aiohttp.
 
 Everything that aiohttp raises is translated here. An answer of 400 or above becomes the exception that `errors` builds
-from it. `exchange` keeps the body open, so that streams are read as they come.
+from it. `exchange` keeps the body open, so that streams are read as they come. Connections are kept and used again.
+
+Nothing that may have run is sent twice. What is asked for with GET is asked for again, once, when its connection broke
+before an answer: a server that was replaced leaves such connections behind.
 """
 
 from __future__ import annotations
@@ -10,16 +13,20 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL  # what aiohttp takes; `encoded` keeps %2F as it is
 
+from pyfaas import __version__
 from pyfaas.client.errors import ServerError, Unreachable, from_answer
 
+USER_AGENT = f"pyfaas/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 _CONNECT_S = 10.0
 _FAILED = 400
 
@@ -95,22 +102,19 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """Sends calls to one server with one token."""
+    """Sends calls to one server with one token, on the event loop that first used it."""
 
     def __init__(self, url: str, token: str) -> None:
         """Keep both; nothing is opened before the first call."""
         self._url, self._token = url, token
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
 
     @contextlib.asynccontextmanager
     async def exchange(self, call: Call) -> AsyncIterator[Reply]:
         """Send a call and enter its answer; raises Unreachable, or what the answer says when it failed."""
-        try:
-            response = await self._send(call)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-                raise  # the caller's own
-            raise self._unreachable(error) from error
+        response = await self._answered(call)
         try:
             headers = {name.lower(): value for name, value in response.headers.items()}
             reply = Reply(response.status, headers, response)
@@ -123,13 +127,44 @@ class HttpTransport:
                 response.close()
             response.release()
 
-    async def _send(self, call: Call) -> aiohttp.ClientResponse:
+    async def _answered(self, call: Call) -> aiohttp.ClientResponse:
+        session = self._opened()
+        try:
+            try:
+                return await self._send(session, call)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ClientConnectionError, ConnectionError):
+                if call.method != "GET":
+                    raise
+                return await self._send(session, call)
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ClientError):
+                raise self._unreachable(error) from error
+            raise  # the caller's own
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+            raise self._unreachable(error) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._broken(error) from error
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """Return the session; raises RuntimeError after `close`, and on another loop than the one that uses it."""
+        if self._is_closed:
+            raise RuntimeError("the client is closed")
+        loop = asyncio.get_running_loop()
+        if self._session is not None and self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("an AsyncClient belongs to one event loop: make another for this one")
+            self._session.detach()  # its loop is gone, and the connections with it
+            self._session = None
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
-            self._session = aiohttp.ClientSession(
-                timeout=timeout, connector=aiohttp.TCPConnector(limit=0), auto_decompress=True
-            )
-        headers = dict(call.headers)
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session, self._loop = aiohttp.ClientSession(timeout=timeout, connector=connector), loop
+        return self._session
+
+    async def _send(self, session: aiohttp.ClientSession, call: Call) -> aiohttp.ClientResponse:
+        headers = {"User-Agent": USER_AGENT, **call.headers}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data: Any = call.body
@@ -137,9 +172,15 @@ class HttpTransport:
             data = aiohttp.FormData()
             for name, (kind, content) in call.form.items():
                 data.add_field(name, content, content_type=kind, filename=name)
-        return await self._session.request(
-            call.method, URL(self._url + call.target, encoded=True), headers=headers, data=data, allow_redirects=False
+        url = URL(self._url + call.target, encoded=True)
+        return await session.request(
+            call.method, url, headers=headers, data=data, allow_redirects=False, proxy=proxy_for(self._url)
         )
+
+    def _broken(self, error: Exception) -> ServerError:
+        message = f"the connection to {self._url} ended before the answer came: {str(error) or type(error).__name__}"
+        hint = "what was asked for may have been done; an Idempotency-Key makes it safe to ask again"
+        return ServerError(message, problem={"code": "unreachable", "fault": "platform", "detail": message, "hint": hint})
 
     def _unreachable(self, error: Exception) -> Unreachable:
         number = getattr(error, "errno", None)
@@ -152,11 +193,22 @@ class HttpTransport:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close the connections, for good."""
+        self._is_closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
             await asyncio.sleep(0)
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a server, by the rules of urllib; none for this very machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host == "localhost" or host.endswith(".localhost") or host == "::1" or host.startswith("127."):
+        return None
+    proxy = getproxies().get(parts.scheme)
+    return proxy if proxy and not proxy_bypass(host) else None
 
 
 def json_call(

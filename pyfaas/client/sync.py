@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 from pyfaas.client.aio import AsyncClient
+from pyfaas.client.profile import locate
 
+# What a fork copied and its child must not let go of: collecting a loop unregisters, in the parent's epoll too.
+_INHERITED: list[object] = []
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,6 +31,9 @@ class Portal:
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine to its result; an interrupted wait cancels it."""
+        if self.is_mine():
+            work.close()
+            raise RuntimeError("called from the client's own thread, which cannot wait for itself: use .aio, or AsyncClient")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -113,7 +120,9 @@ def _iterating(
     return call
 
 
-def _shut(inner: AsyncClient, portal: Portal) -> None:
+def _shut(inner: AsyncClient, portal: Portal, owner: int) -> None:
+    if os.getpid() != owner:  # a copy made by a fork: the thread is the parent's
+        return
     if portal.is_mine():  # collected on the loop's own thread, which cannot wait for itself
         portal.stop_later(inner.close())
         return
@@ -122,14 +131,22 @@ def _shut(inner: AsyncClient, portal: Portal) -> None:
 
 
 class Client:
-    """Talks to one server as one account, blocking; the methods are AsyncClient's."""
+    """Talks to one server as one account, blocking; the methods are AsyncClient's.
+
+    Threads may share one, and it may be used where an event loop runs, as in a notebook. After a fork the child's copy
+    opens connections of its own.
+
+    >>> with pyfaas.Client() as client:
+    ...     client.invoke("thumbnail", {"width": 64})
+    """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        """Find server and token as the CLI does, unless they are given."""
-        self.inner = AsyncClient(url, token)
-        self.portal = Portal()
-        # Also runs when the interpreter ends, or when nobody holds the client any more.
-        self._shut = weakref.finalize(self, _shut, self.inner, self.portal)
+        """Find server and token as the CLI does, unless they are given; nothing is opened before the first call."""
+        self._endpoint = locate(url, token)
+        self._lock = threading.Lock()
+        self._opened: tuple[AsyncClient, Portal, int] | None = None
+        self._shut: Callable[[], object] | None = None
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -141,9 +158,43 @@ class Client:
         """Close the connections and end the thread."""
         self.close()
 
+    def __repr__(self) -> str:
+        """Show the server, and no token."""
+        return f"<pyfaas client of {self._endpoint.url}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled."""
+        raise TypeError("a pyfaas client holds a token and connections, and cannot be pickled: make one where it is used")
+
     def close(self) -> None:
-        """Close the connections and end the thread."""
-        self._shut()
+        """Close the connections and end the thread; a call after this raises RuntimeError."""
+        self._is_closed = True
+        if self._shut is not None:
+            self._shut()
+
+    @property
+    def inner(self) -> AsyncClient:
+        """The asynchronous client, for work on the portal's loop."""
+        return self._open()[0]
+
+    @property
+    def portal(self) -> Portal:
+        """The loop that the work is done on."""
+        return self._open()[1]
+
+    def _open(self) -> tuple[AsyncClient, Portal, int]:
+        if self._is_closed:
+            raise RuntimeError("the client is closed")
+        if self._opened is not None and self._opened[2] == os.getpid():
+            return self._opened
+        with self._lock:
+            if self._opened is None or self._opened[2] != os.getpid():
+                if self._opened is not None:
+                    _INHERITED.append(self._opened)
+                self._opened = (AsyncClient(self._endpoint.url, self._endpoint.token), Portal(), os.getpid())
+                # Also runs when the interpreter ends, or when nobody holds the client any more.
+                self._shut = weakref.finalize(self, _shut, *self._opened)
+            return self._opened
 
     deploy = _blocking(AsyncClient.deploy)
     publish = _blocking(AsyncClient.publish)
