@@ -9,6 +9,7 @@ import pytest
 from fake import Fake, started
 
 from tests.cli.command import Cli
+from tests.cli.forker import Forker, forking
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,14 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    """What runs commands."""
+    with forking() as running:
+        yield running
+
+
 @pytest.fixture
-def cli(fake: Fake, tmp_path: Path) -> Cli:
+def cli(fake: Fake, forker: Forker, tmp_path: Path) -> Cli:
     """The command line."""
-    return Cli(fake, tmp_path)
+    return Cli(fake, forker, tmp_path)
