@@ -22,7 +22,9 @@ from collections.abc import Callable
 from typing import Any
 
 _LENGTH = struct.Struct("<I")
-_KEY = "$"
+_KEY, _MARK = "$", '"$"'
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder()
 _PLAIN = frozenset((str, int, bool, type(None), float))
 _TEXT = frozenset((str,))
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, OSError, struct.error)
@@ -41,7 +43,7 @@ def encode(value: object) -> bytes:
     """Return a value as data; raises NoForm naming the first type that has no form, or the nesting that is too deep."""
     blobs: list[bytes] = []
     try:
-        text = json.dumps(_Writer(blobs).write(value), ensure_ascii=False, check_circular=False, separators=(",", ":"))
+        text = _ENCODER.encode(_Writer(blobs).write(value))
     except RecursionError:
         raise NoForm("the value is nested too deeply, or contains itself") from None
     written = text.encode("utf-8", "surrogatepass")
@@ -53,6 +55,8 @@ def decode(whole: bytes) -> Any:
     try:
         start = _LENGTH.size + _LENGTH.unpack_from(whole)[0]
         text = whole[_LENGTH.size : start].decode("utf-8", "surrogatepass")
+        if _MARK not in text:
+            return _DECODER.decode(text)
         return json.loads(text, object_hook=_Reader(whole, start).read)
     except _UNREADABLE as error:
         raise BrokenValue(f"this is no value: {error}") from None

@@ -26,6 +26,7 @@ class Output:
         if target >= 0:
             self._poll.register(target, select.POLLOUT)
         self._timer: asyncio.TimerHandle | None = None
+        self._held = b""
         self._listen()
 
     def drain(self) -> None:
@@ -50,17 +51,19 @@ class Output:
             self._timer = None
 
     def _pass(self) -> bool:
+        if not self._held:
+            try:
+                self._held = os.read(self._source, _PIECE)
+            except BlockingIOError:
+                return False
+            if not self._held:  # every writer has closed it
+                self._rest()
+                return False
         if self._target >= 0 and not self._poll.poll(0):
             self._rest()
             self._timer = self._loop.call_later(_AGAIN_S, self._listen)
             return False
-        try:
-            piece = os.read(self._source, _PIECE)
-        except BlockingIOError:
-            return False
-        if not piece:  # every writer has closed it
-            self._rest()
-            return False
+        piece, self._held = self._held, b""
         if self._target >= 0:
             with contextlib.suppress(OSError):  # nobody reads ours
                 _write(self._target, piece)

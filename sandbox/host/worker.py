@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures.process import _RemoteTraceback
 from dataclasses import dataclass
@@ -97,8 +97,8 @@ class Worker:
     def begin(self, task: Task) -> None:
         """Give it a task; it must be idle."""
         self.state, self._task = State.BUSY, task
-        self._id = str(uuid.uuid4()).encode()
-        self._before, self._began = self._box.usage(), time.perf_counter()
+        self._id = os.urandom(18).hex().encode()  # nobody can answer ahead of it
+        self._began = time.perf_counter()
         self._timer = self._watch()
         for piece in call_packets(0, self._id, _NO_DEADLINE, b"", task.body):
             self._box.send(piece)
@@ -135,6 +135,7 @@ class Worker:
 
     def _loaded(self, piece: bytes) -> None:
         if piece[0] == Kind.LOADED:
+            self._before = self._box.usage()
             self._rest(State.IDLE)
         elif piece[0] == Kind.FAILED:
             self.is_refused = True
@@ -188,6 +189,7 @@ class Worker:
             error.__cause__ = cause
         future = self._taken(after)
         self.done += 1
+        self._before = after
         self._rest(State.IDLE)
         if error is not None:
             future.set_exception(error)
