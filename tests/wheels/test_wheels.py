@@ -87,6 +87,8 @@ def test_does_its_job(shop: Shop, topic: str, name: str) -> None:
     assert "path" in case or answer.outcome == case.get("outcome", "ok"), told  # a bridge may stream, and a stream has no outcome
     if "answer" in case:
         assert answer.json == case["answer"], told
+    if "starts" in case:
+        assert answer.body.startswith(bytes.fromhex(case["starts"])), answer.body[:16]
     if "text" in case:
         assert answer.body.decode() == case["text"]
 
