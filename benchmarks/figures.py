@@ -6,6 +6,7 @@ spread that is shown is the middle half (the quartiles) and the extremes; half o
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def in_groups(values: Sequence[float], count: int) -> list[list[float]]:
     """Split values, in their order, into at most `count` groups of nearly the same size."""
     count = max(1, min(count, len(values)))
     cuts = [round(len(values) * number / count) for number in range(count + 1)]
-    return [list(values[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [list(values[start:end]) for start, end in itertools.pairwise(cuts)]
 
 
 def grouped_ratios(ours: Sequence[float], theirs: Sequence[float], groups: int = 8) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _PATIENCE_S = 30.0
@@ -65,7 +65,7 @@ class Loader:
 
     def __init__(self) -> None:
         """Start it; it ends when its standard input does."""
-        self._process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.load"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -73,30 +73,31 @@ class Loader:
             cwd=_REPOSITORY,
             process_group=0,  # Ctrl-C is ours; the process ends with its standard input
         )
+        assert process.stdin
+        assert process.stdout
+        self._down, self._up = process.stdin, process.stdout
 
     def run(self, order: Order) -> Seen:
         """Carry out an order; raises LoadError when an answer is not the expected one, or none comes."""
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        self._down.write(json.dumps(asdict(order)) + "\n")
+        self._down.flush()
+        line = self._up.readline()
         told = json.loads(line) if line else {"error": "the load's process ended"}
         if "error" in told:
             raise LoadError(told["error"])
         return Seen(**told)
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
+        self._down.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._up.close()
 
 
 # ---- in its process

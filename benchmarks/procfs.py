@@ -48,6 +48,19 @@ def memory_bytes(pid: int) -> dict[str, int]:
     return {"private": private, "share": found["Pss"]}
 
 
+def private_by_mapping(pid: int) -> dict[str, int]:
+    """Return a process's private bytes by what is mapped: `anonymous`, `[heap]`, `[stack]`, or a file's name without folders."""
+    found: dict[str, int] = {}
+    name = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            name = os.path.basename(words[5]) if len(words) > 5 else "anonymous"
+        elif words[0] in ("Private_Clean:", "Private_Dirty:"):
+            found[name] = found.get(name, 0) + int(words[1]) * 1024
+    return found
+
+
 def namespace(pid: int) -> tuple[str, int]:
     """Return a process's PID namespace, and its number in there."""
     status = _read(f"/proc/{pid}/status")

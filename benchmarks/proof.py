@@ -22,7 +22,7 @@ ATTEMPTS = {
     "file": "read a file of the host",
     "connect": "connect to the server's own port",
 }
-_PROGRAM = '''
+_PROGRAM = """
 def attempt(name, event):
     import ctypes, os, socket
     if name == "unshare":
@@ -45,7 +45,7 @@ def handler(event, context):
         except OSError as error:
             answers[name] = error.strerror or str(error)
     return answers
-'''
+"""
 
 
 class NotConfined(Exception):

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +23,16 @@ from urllib.parse import urlsplit
 
 from benchmarks import baselines, host, procfs, proof
 from benchmarks.figures import spread
-from benchmarks.load import Loader, Order, Seen
+from benchmarks.load import Loader, LoadError, Order, Seen
+from benchmarks.proof import NotConfined
 from benchmarks.result import Result
 from benchmarks.targets import Amount, row
 from tests.e2e.house import House, started
 
+__all__ = ["LoadError", "NotConfined", "Peer", "Stage", "accounts", "deploy_all", "progress", "run_page"]
+
 ECHO = "def handler(event, context):\n    return event"
 BODY = '{"a":1,"text":"hello"}'  # as json.dumps of the container writes it: the answer has the same length
-PAGES = ("warm", "cold", "memory", "payload", "functions", "profile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +76,11 @@ class Stage:
         """Return a count by whether the run is a quick one."""
         return quick if self.quick else full
 
-    def server(self, *options: str) -> House:
+    def server(self, *options: str, data: Path | None = None) -> House:
         """Start a server, check the host and prove the confinement; it ends with the page."""
         self._servers += 1
         self.tell("starting a server")
-        data = self.folder / f"data{self._servers}"
+        data = data or self.folder / f"data{self._servers}"
         house = self.open.enter_context(started(data, *options))
         layers = house.call("GET", "/readyz", token=None).json["layers"]
         self.result.host = host.check(house.isolation, layers)
