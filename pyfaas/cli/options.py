@@ -41,7 +41,15 @@ def _keep(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
 
 def _options(
     output: Annotated[
-        Output | None, typer.Option("-o", "--output", callback=_keep, help="table, json or yaml", show_default=False)
+        Output | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="table|json|yaml",
+            callback=_keep,
+            help="how results are shown",
+            show_default=False,
+        ),
     ] = None,
     quiet: Annotated[
         bool, typer.Option("-q", "--quiet", callback=_keep, help="no notes; of lists only the names")
