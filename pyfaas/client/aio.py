@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -14,7 +14,15 @@ from urllib.parse import quote
 
 from pyfaas.client import tagged
 from pyfaas.client.batch import AT_ONCE, ordered
-from pyfaas.client.errors import ServerError, WaitTimeout, from_outcome, from_problem, from_refusal, invalid
+from pyfaas.client.errors import (
+    ServerError,
+    Unreachable,
+    WaitTimeout,
+    from_outcome,
+    from_problem,
+    from_refusal,
+    invalid,
+)
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
 from pyfaas.client.packing import Package, pack
 from pyfaas.client.profile import locate
@@ -30,6 +38,8 @@ NDJSON = "application/x-ndjson"
 _POLL_S = 30
 _PAGE = 1000
 _CUT_OVER_WAITS = 2
+_PASSING = ("unreachable", Code.NOT_READY.value)  # what a server that is being replaced looks like
+_PATIENCE_S, _PAUSE_S = 15.0, 0.2
 
 
 class AsyncClient:
@@ -110,7 +120,7 @@ class AsyncClient:
         held_back = 0
         while True:
             asked, wait = clock(), _whole(until, clock())
-            shown = await self._get(f"{_function(name)}/versions/{version}", wait=wait)
+            shown = await self._held(f"{_function(name)}/versions/{version}", wait)
             if shown["state"] == "failed" or (shown["state"] == "ready" and clock() - asked < wait):
                 return shown
             held_back += shown["state"] == "ready"
@@ -165,7 +175,7 @@ class AsyncClient:
     def map(
         self,
         name: str,
-        events: Iterable[Any],
+        events: Iterable[Any] | AsyncIterable[Any],
         *,
         qualifier: str | int | None = None,
         concurrency: int = AT_ONCE,
@@ -236,7 +246,7 @@ class AsyncClient:
         clock = asyncio.get_running_loop().time
         until = clock() + timeout if timeout is not None else None
         while True:
-            shown = await self.job(job_id, wait=_whole(until, clock()))
+            shown = await self._held(f"/v1/invocations/{_segment(job_id)}", _whole(until, clock()))
             if JobState(shown["state"]).is_terminal:
                 return shown
             if until is not None and clock() >= until:
@@ -403,6 +413,21 @@ class AsyncClient:
 
     async def _get(self, path: str, **query: Any) -> dict[str, Any]:
         return await self._json(json_call("GET", path, query=query))
+
+    async def _held(self, path: str, wait: int) -> dict[str, Any]:
+        """Get what the server holds back for `wait` seconds; one that is replaced meanwhile is asked again."""
+        clock = asyncio.get_running_loop().time
+        until = None
+        while True:
+            try:
+                return await self._get(path, wait=wait)
+            except ServerError as error:
+                if until is None and isinstance(error, Unreachable):  # nobody was there to begin with
+                    raise
+                if error.code not in _PASSING or (until is not None and clock() >= until):
+                    raise
+                until = until or clock() + _PATIENCE_S
+            await asyncio.sleep(_PAUSE_S)
 
     async def _done(self, call: Call) -> None:
         async with self._transport.exchange(call) as reply:

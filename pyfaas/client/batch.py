@@ -2,16 +2,17 @@
 
 A task of its own reads the inputs and starts calls, so that they go on while the reader is busy with a result. What was
 started and not yet handed over is never more than so many. The next input is asked for in a thread: it may be slow, and
-it may be made by calls of this very client. Needs nothing but the standard library, like all that decorators import.
+it may be made by calls of this very client.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from pyfaas.client.errors import Error, Throttled
+from pyfaas.client.errors import Error, ServerError, Throttled
+from pyfaas.errors import Code
 
 T = TypeVar("T")
 AT_ONCE = 20
@@ -20,11 +21,15 @@ _END: Any = object()
 
 
 async def ordered(
-    inputs: Iterable[T], call: Callable[[T], Awaitable[Any]], *, at_once: int = AT_ONCE, return_exceptions: bool = False
+    inputs: Iterable[T] | AsyncIterable[T],
+    call: Callable[[T], Awaitable[Any]],
+    *,
+    at_once: int = AT_ONCE,
+    return_exceptions: bool = False,
 ) -> AsyncIterator[Any]:
-    """Yield the result of `call` for each input; a failed one is raised and ends the others, or is yielded when asked for.
+    """Yield the result of `call` for each input; `inputs` may be an asynchronous iterator of this loop.
 
-    Leaving cancels what is running.
+    A failed call is raised and ends the others, or is yielded when asked for. Leaving cancels what is running.
     """
     turns: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
     room = asyncio.Semaphore(at_once)
@@ -47,21 +52,30 @@ async def ordered(
 
 
 async def _feed(
-    inputs: Iterable[T],
+    inputs: Iterable[T] | AsyncIterable[T],
     call: Callable[[T], Awaitable[Any]],
     turns: asyncio.Queue[asyncio.Task[Any] | None],
     room: asyncio.Semaphore,
 ) -> None:
-    source = iter(inputs)
+    following = _following(inputs)
     try:
         while True:
             await room.acquire()
-            each = await asyncio.to_thread(next, source, _END)
+            each = await following()
             if each is _END:
                 return
             turns.put_nowait(asyncio.create_task(_patient(call, each)))
     finally:
         turns.put_nowait(None)
+
+
+def _following(inputs: Iterable[T] | AsyncIterable[T]) -> Callable[[], Awaitable[Any]]:
+    """Return what waits for the next input, or for `_END`."""
+    if isinstance(inputs, AsyncIterable):
+        ahead = aiter(inputs)
+        return lambda: anext(ahead, _END)
+    source = iter(inputs)
+    return lambda: asyncio.to_thread(next, source, _END)
 
 
 async def _result(turn: asyncio.Task[Any], *, return_exceptions: bool) -> Any:
@@ -74,9 +88,11 @@ async def _result(turn: asyncio.Task[Any], *, return_exceptions: bool) -> Any:
 
 
 async def _patient(call: Callable[[T], Awaitable[Any]], each: T) -> Any:
-    """Call, and call again while the server says that it has too much to do."""
+    """Call, and call again while the server says that it has too much to do: what it refuses so never ran."""
     while True:
         try:
             return await call(each)
-        except Throttled as error:
+        except (Throttled, ServerError) as error:
+            if not isinstance(error, Throttled) and error.code != Code.NO_CAPACITY.value:
+                raise
             await asyncio.sleep(error.retry_after or _PAUSE_S)

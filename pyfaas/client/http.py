@@ -134,10 +134,13 @@ class HttpTransport:
                 return await self._send(session, call)
             except aiohttp.ClientConnectorError:
                 raise
-            except (aiohttp.ClientConnectionError, ConnectionError):
+            except (aiohttp.ClientConnectionError, ConnectionError) as broken:
                 if call.method != "GET":
                     raise
-                return await self._send(session, call)
+                try:
+                    return await self._send(session, call)
+                except aiohttp.ClientConnectorError:
+                    raise broken from None
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
                 raise self._unreachable(error) from error

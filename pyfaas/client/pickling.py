@@ -156,7 +156,7 @@ def _cannot(function: Callable[..., Any], error: BaseException) -> Exception:
     path, value = found
     kind = type(value)
     named = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    return invalid(f"{name} cannot travel: its variable {path!r} holds a {named}, which cannot be pickled", hint)
+    return invalid(f"{name} cannot travel: its variable `{path}` holds a {named}, which cannot be pickled", hint)
 
 
 def _culprit(held: Mapping[str, Any], path: str, seen: set[int], depth: int) -> tuple[str, Any] | None:
@@ -179,13 +179,15 @@ def _inside(value: Any) -> dict[str, Any]:
         return {f"[{key!r}]": each for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return {f"[{index}]": each for index, each in enumerate(value)}
+    if type(value).__reduce__ is not object.__reduce__:  # it decides itself, and says why
+        return {}
     return {f".{name}": each for name, each in getattr(value, "__dict__", {}).items()}
 
 
 def _too_large(function: Callable[..., Any], size: int) -> Exception:
     sizes = {name: len(_dump(value)[0]) for name, value in variables(function).items()}
     largest = max(sizes, key=lambda name: sizes[name], default="")
-    what = f", {sizes[largest] / _MIB:.1f} MiB of it its variable {largest!r}" if largest else ""
+    what = f", {sizes[largest] / _MIB:.1f} MiB of it its variable `{largest}`" if largest else ""
     return invalid(
         f"{function.__qualname__} would take {size / _MIB:.1f} MiB along{what}; at most {LARGEST_BYTES / _MIB:g} MiB travel",
         "pass it as an argument, or make it inside the function",

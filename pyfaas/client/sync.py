@@ -232,3 +232,6 @@ class Client:
     usage = _blocking(AsyncClient.usage)
     limits = _blocking(AsyncClient.limits)
     backup = _iterating(AsyncClient.backup)
+
+
+Client.__module__ = "pyfaas"
