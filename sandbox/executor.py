@@ -156,7 +156,7 @@ class SandboxExecutor(Executor):
     def _check(self) -> None:
         if not self._pool.is_here:
             raise RuntimeError("this process is a fork of the one that made the executor: make one here")
-        if self._broken and not self._is_shut:
+        if self._broken:
             raise BrokenProcessPool(self._broken)
         if self._is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")

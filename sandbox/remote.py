@@ -98,7 +98,7 @@ def failure(body: bytes, sources: Collection[str] = ()) -> Exception:
 
 
 def died(ending: Ending, limits: Mapping[str, object], overrun: str = "") -> RemoteError:
-    """Say how a worker's end came about; `overrun` names the limit for which we ended it."""
+    """Say how a worker's end came about; `overrun` is why we ended it: a limit, or `protocol`."""
     if overrun == "timeout":
         return LimitExceeded(overrun, f"the call did not end within {limits['timeout']} s", ending)
     if overrun == "payload":
@@ -109,7 +109,7 @@ def died(ending: Ending, limits: Mapping[str, object], overrun: str = "") -> Rem
         Fate.EXITED: f"the worker exited with status {ending.status}",
         Fate.FORBIDDEN_SYSCALL: "the worker made a system call that has no innocent use",
         Fate.SIGNALLED: f"the worker was ended by {_signal(ending.signal)}",
-        Fate.KILLED: "the worker sent what it must not send, and was ended",
+        Fate.KILLED: "the worker was ended" + (": it sent what it must not send" if overrun else " with its executor"),
         Fate.LOST: "the launcher of the workers was ended",
     }
     return WorkerDied(reasons[ending.fate], ending)

@@ -25,7 +25,7 @@ class Limits:
     """
 
     memory_bytes: int = 256 * MIB
-    pids: int = 64
+    pids: int = 256  # processes and threads; BLAS and OpenMP start one for each of the host's processors, each library its own
     cpu: float = 1.0
     tmp_bytes: int = 128 * MIB
     output_bytes: int = 6 * MIB

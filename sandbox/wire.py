@@ -64,6 +64,7 @@ class Status(IntEnum):
 
 
 _CALL = struct.Struct("<cB36sdII")  # kind, flags, id, deadline (s since the epoch), meta bytes, body bytes
+_DEADLINE = struct.calcsize("<cB36s")  # where a CALL's deadline is
 _ANSWER = struct.Struct("<cB36sIIII")  # kind, status, id, handler microseconds, fd 1 bytes, fd 2 bytes, result bytes
 
 
@@ -98,7 +99,10 @@ class Answer:
 
 
 def call_packets(flags: int, call_id: bytes, deadline: float, meta: bytes, body: bytes) -> list[bytes]:
-    """Lay out a call; raises LocalWireError when the id or the meta does not fit."""
+    """Lay out a call; raises LocalWireError when the id or the meta does not fit.
+
+    `deadline` is in seconds since the epoch; a negative one is that many seconds from when the call begins.
+    """
     if len(call_id) != ID_BYTES or len(meta) > MAX_PACKET - _CALL.size:
         raise LocalWireError(f"a call's id has {ID_BYTES} bytes and its meta must fit one packet")
     head = _CALL.pack(b"C", flags, call_id, deadline, len(meta), len(body))
@@ -106,6 +110,12 @@ def call_packets(flags: int, call_id: bytes, deadline: float, meta: bytes, body:
     if len(body) <= room:
         return [head + meta + body]
     return [head + meta + body[:room], *parts(body, room)]
+
+
+def dated(packet: bytes, now: float) -> bytes:
+    """Return a CALL that begins `now` (seconds since the epoch), whose deadline was relative to that."""
+    before, deadline, after = packet[:_DEADLINE], packet[_DEADLINE : _DEADLINE + 8], packet[_DEADLINE + 8 :]
+    return before + struct.pack("<d", now - struct.unpack("<d", deadline)[0]) + after
 
 
 def parse_call(packet: bytes) -> Call:

@@ -59,8 +59,9 @@ class Pool:
         self._plan = plan
         self._started: Future[None] = Future()
         self._inbox: deque[Task] = deque()
-        self._is_woken = self._is_finishing = self._is_cancelling = False
+        self._is_woken = self._is_finishing = self._is_cancelling = self._is_over = False
         self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Of the loop only:
         self._pending: deque[Task] = deque()
         self._idle: list[Worker] = []
@@ -76,12 +77,20 @@ class Pool:
     def start(self) -> None:
         """Start the thread, and return when the launcher is ready; raises SetupError or OSError."""
         self.thread.start()
-        self._started.result()
+        is_ready = False
+        try:
+            self._started.result()
+            is_ready = True
+        finally:
+            if not is_ready:  # it failed, or the wait was interrupted
+                self.finish()
 
     def put(self, task: Task) -> None:
         """Take a task."""
         self._inbox.append(task)
         self._wake()
+        if self._is_over:
+            self._refuse()
 
     def finish(self, *, cancel: bool = False) -> None:
         """End when everything that was submitted is done; with `cancel`, when everything that was begun is."""
@@ -96,9 +105,9 @@ class Pool:
         return self._pid == os.getpid()
 
     def _wake(self) -> None:
-        if not self._is_woken and self.is_here:
+        if not self._is_woken and self.is_here and self._loop is not None:
             self._is_woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and failed what was left
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and refused what was left
                 self._loop.call_soon_threadsafe(self._look)
 
     # ---- the thread
@@ -109,7 +118,7 @@ class Pool:
 
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._over = asyncio.Event()
         root = temporary_root()
         try:
             try:
@@ -120,7 +129,8 @@ class Pool:
                 return
             self._root = root
             self._started.set_result(None)
-            await self._over
+            self._look()
+            await self._over.wait()
         finally:
             await self._close()
             os.rmdir(root)
@@ -144,8 +154,7 @@ class Pool:
         await asyncio.gather(*self._starting, return_exceptions=True)
         if self._launcher is not None:
             await self._launcher.close()
-        self.broken = self.broken or "the executor has ended"
-        self._take()
+        self._is_over = True
         self._refuse()
 
     # ---- deciding, synchronously
@@ -167,24 +176,26 @@ class Pool:
                 self._idle.pop().begin(task)
         self._grow()
         is_busy = any(worker.state is State.BUSY for worker in self.workers)
-        if self._is_finishing and not self._pending and not is_busy and not self._over.done():
-            self._over.set_result(None)
+        if self._is_finishing and not self._pending and not is_busy:
+            self._over.set()
 
     def _take(self) -> None:
         while self._inbox:
             self._pending.append(self._inbox.popleft())
 
     def _refuse(self) -> None:
+        """Fail what waits; called by the loop, and by who puts something in when there is none any more."""
+        self._take()
         while self._pending:
             future = self._pending.popleft().future
             if future.set_running_or_notify_cancel():
-                future.set_exception(BrokenProcessPool(self.broken))
+                future.set_exception(BrokenProcessPool(self.broken or "the executor has ended"))
 
     def _grow(self) -> None:
         coming = len(self._starting) + sum(worker.state is State.LOADING for worker in self.workers)
         room = self._plan.max_workers - len(self.workers) - len(self._starting)
         for _ in range(min(len(self._pending) - coming, room)):
-            task = self._loop.create_task(self._start_worker())
+            task = asyncio.get_running_loop().create_task(self._start_worker())
             self._starting.add(task)
             task.add_done_callback(self._started_one)
 
@@ -231,7 +242,7 @@ class Pool:
             self._drop(worker)
             if worker.problem is not None:
                 self._not_loaded(worker)
-        self._loop.call_soon(self._look)  # after the future that this worker had is done
+        asyncio.get_running_loop().call_soon(self._look)  # after the future that this worker had is done
 
     def _drop(self, worker: Worker) -> None:
         if worker in self._idle:

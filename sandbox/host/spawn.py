@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -24,7 +25,7 @@ ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Execute a launcher; returns our end of its control socket, and the process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    plain, network = (memory_file(filters.build(network=is_network)) for is_network in (False, True))
+    plain, network = (memory_file(_filter(is_network)) for is_network in (False, True))
     told = replace(options, control=theirs.fileno(), plain_filter=plain, network_filter=network)
     descriptor = memory_file(told.encode())
     path = str(Path(__file__).resolve().parents[2])
@@ -37,6 +38,11 @@ def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[byt
     for opened in (plain, network, descriptor):
         os.close(opened)
     return ours, process
+
+
+@functools.cache  # making one and checking it takes 50 ms, and a process may start many launchers
+def _filter(is_network: bool) -> bytes:  # noqa: FBT001 - a value, not a mode
+    return filters.build(network=is_network)
 
 
 def temporary_root() -> str:

@@ -114,8 +114,8 @@ class Worker:
         seconds = self._order.limits.timeout_s
         return self._loop.call_later(seconds, self._stop, "timeout") if seconds is not None else None
 
-    def _stop(self, limit: str) -> None:
-        self._overrun = self._overrun or limit
+    def _stop(self, reason: str) -> None:
+        self._overrun = self._overrun or reason
         self._box.kill()
 
     def _receive(self, piece: bytes) -> None:
@@ -131,7 +131,7 @@ class Worker:
             else:
                 raise RemoteWireError("unasked")
         except (RemoteWireError, values.BrokenValue):
-            self._box.kill()  # its end tells
+            self._stop("protocol")
 
     def _loaded(self, piece: bytes) -> None:
         if piece[0] == Kind.LOADED:
