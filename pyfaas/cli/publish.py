@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from pyfaas.cli import console
 from pyfaas.cli.options import Globals, Output
 from pyfaas.cli.session import act, chosen, pairs
 from pyfaas.client.aio import AsyncClient
-from pyfaas.client.errors import FunctionError, invalid
+from pyfaas.client.errors import Error, FunctionError, invalid
 from pyfaas.client.packing import Package, pack
 from pyfaas.names import check_alias_name, check_name, parse_duration
 
@@ -91,10 +93,11 @@ def deploy(  # noqa: PLR0913 - options of a command
     if env:
         overrides["env"] = pairs(env, "--env")
     package = pack(path, name=name, overrides=overrides, requirements=requirements)
+    published: dict[str, Any] = {}
 
     async def work(client: AsyncClient) -> dict[str, Any]:
         with console.progress(options, f"publishing {package.name} ({len(package.bundle) / 1024:.0f} KiB)"):
-            published = await client.publish(package)
+            published.update(await client.publish(package))
         if not wait:
             return published
         shown = published | await _wait(client, options, package, published["version"], limit)
@@ -103,7 +106,13 @@ def deploy(  # noqa: PLR0913 - options of a command
             console.note(options, f"{package.name}:{alias} is version {shown['version']}")
         return shown
 
-    shown = act(ctx, work)
+    try:
+        shown = act(ctx, work)
+    except KeyboardInterrupt:
+        if published:
+            made = f"{package.name}:{published['version']}"
+            console.err(f"{made} is published; its preparation goes on (pyfaas describe {made})")
+        raise
     _show(options, shown)
     if shown["state"] == "failed":
         raise act(ctx, lambda client: failed_version(client, options, shown))
@@ -112,14 +121,23 @@ def deploy(  # noqa: PLR0913 - options of a command
 async def _wait(
     client: AsyncClient, options: Globals, package: Package, version: int, limit: float | None
 ) -> dict[str, Any]:
-    try:
-        with console.progress(options, f"preparing {package.name}:{version}"):
-            return await client.wait_version(package.name, version, timeout=limit)
-    except asyncio.CancelledError:
-        console.err(
-            f"{package.name}:{version} is published; its preparation goes on (pyfaas describe {package.name}:{version})"
+    with console.progress(options, f"preparing {package.name}:{version}") as tell:
+        telling = (
+            asyncio.create_task(_tell_build(client, package.name, version, tell)) if console.draws(options) else None
         )
-        raise
+        try:
+            return await client.wait_version(package.name, version, timeout=limit)
+        finally:
+            if telling is not None:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_build(client: AsyncClient, name: str, version: int, tell: Callable[[str], None]) -> None:
+    """Show the last line of a version's build log while it grows; what goes wrong here, the wait for it tells too."""
+    with contextlib.suppress(Error):
+        async for line in client.logs(name, version=version, build=True, follow=True):
+            tell(str(line["line"]).strip())
 
 
 async def failed_version(client: AsyncClient, options: Globals, version: dict[str, Any]) -> FunctionError:
