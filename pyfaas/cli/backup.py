@@ -29,7 +29,7 @@ _EVERY_S = 0.5
 _MIB = 1 << 20
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas backup pyfaas.backup")
 def backup(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="where it is written; - is stdout")],
@@ -52,11 +52,11 @@ def backup(
     console.note(chosen(ctx), f"wrote {path} ({size / _MIB:.1f} MiB); it holds keys: keep it where only you can read it")
 
 
-@app.command()
+@app.command(epilog="Example: pyfaas restore pyfaas.backup --data-dir /var/lib/pyfaas")
 def restore(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="the backup; - is stdin")],
-    data_dir: Annotated[str | None, typer.Option(help="a data directory that is missing or empty", show_default=False)] = None,
+    data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="a data directory that is missing or empty", show_default=False)] = None,
 ) -> None:
     """Make a server's data directory out of a backup; then `pyfaas serve` goes on from there."""
     config, _ = load({"data_dir": data_dir})
