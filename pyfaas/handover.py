@@ -1,7 +1,14 @@
-"""What the keeper hands to the server: one value, carried in a file descriptor, and the few messages between them.
+"""What the keeper hands to the server: one value, carried in a file descriptor, and the few words between them.
 
-server → keeper   `ready`
-keeper → server   `launcher`, with the control socket of a new launcher
+server → keeper   `waiting`   started, and waits for its predecessor to yield
+                  `ready`     serves
+                  `yielded`   takes no request and makes no control write any more
+keeper → server   `launcher`  with the control socket of a new launcher
+                  `yield`     with the socket by which connections go to the successor
+                  `resume`    the successor did not come up: serve on
+                  `done`      the successor serves: finish what runs, and end
+                  `go`        the predecessor has yielded: open the store, and serve
+                  `alone`     the predecessor has ended: what it left is yours
 """
 
 from __future__ import annotations
@@ -17,57 +24,75 @@ from typing import Any
 from pyfaas.config import Config
 from sandbox.spec import Layer
 
+_LONGEST = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
     """Everything that a server is given.
 
     Descriptors: `listen` is the bound socket, `launcher` its control socket, `keeper` the way back, `life` the end of a
-    pipe that only the server holds: launcher and server end together. `uid` is what it becomes, 0 for nothing else;
-    `needed` are the paths that it reads; `layers` are live or not, those in `weaker` were given up; `tool` is how
-    requirements are installed.
+    pipe that only the server holds: launcher and server end together; `inherit` is where a predecessor's connections
+    come from, -1 without one. `uid` is what it becomes, 0 for nothing else; `needed` are the paths that it reads;
+    `layers` are live or not, those in `weaker` were given up; `tool` is how requirements are installed, `binds` what an
+    installation sees of the host.
     """
 
     config: Config
-    listen: int
-    launcher: int
-    keeper: int
-    life: int
+    listen: int = -1
+    launcher: int = -1
+    keeper: int = -1
+    life: int = -1
+    inherit: int = -1
     uid: int
     needed: tuple[str, ...]
     layers: tuple[Layer, ...]
     weaker: tuple[str, ...]
     tool: Mapping[str, Any]
+    binds: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the value as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
+    def decode(cls, text: bytes) -> Handover:
+        """Read what `encode` wrote; raises ValueError, TypeError or KeyError for anything else."""
+        values = json.loads(text)
+        known = {f.name for f in fields(Config)}
+        values["config"] = Config(**{k: v for k, v in values["config"].items() if k in known})
+        values["layers"] = tuple(Layer(**layer) for layer in values["layers"])
+        for name in ("needed", "weaker", "binds"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    @classmethod
     def from_descriptor(cls, descriptor: int) -> Handover:
         """Read a value from an inherited descriptor, and close it."""
         with os.fdopen(descriptor, "rb") as file:
             file.seek(0)
-            values = json.loads(file.read())
-        known = {f.name for f in fields(Config)}
-        values["config"] = Config(**{k: v for k, v in values["config"].items() if k in known})
-        values["layers"] = tuple(Layer(**layer) for layer in values["layers"])
-        for name in ("needed", "weaker"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+            return cls.decode(file.read())
 
 
-def hand_launcher(keeper_end: socket.socket, control: socket.socket) -> None:
-    """Send a new launcher's control socket to the server."""
-    rights = array.array("i", [control.fileno()])
-    keeper_end.sendmsg([b"launcher"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+def tell(end: socket.socket, word: str, given: socket.socket | None = None) -> None:
+    """Say a word, with a socket to keep; one who is gone is not told."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [given.fileno()]))] if given is not None else []
+    try:
+        end.sendmsg([word.encode()], rights)
+    except OSError:
+        return  # its end is seen elsewhere
 
 
-def take_launcher(server_end: socket.socket) -> socket.socket | None:
-    """Receive a new launcher's control socket; None when the keeper is gone or said something else."""
-    text, ancillary, _, _ = server_end.recvmsg(64, socket.CMSG_SPACE(4))
+def hear(end: socket.socket) -> tuple[str, socket.socket | None]:
+    """Take the next word, "" when the other side is gone; raises BlockingIOError when nothing waits in a non-blocking socket."""
+    try:
+        text, ancillary, _, _ = end.recvmsg(_LONGEST, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return "", None
     found = array.array("i")
     for level, kind, raw in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(raw[:4])
-    return socket.socket(fileno=found[0]) if text == b"launcher" and found else None
+    return text.decode("ascii", "replace"), socket.socket(fileno=found[0]) if found else None

@@ -1,14 +1,26 @@
-"""What `pyfaas serve` is: it starts launcher and server, starts again what dies, and passes signals on.
+"""What `pyfaas serve` is: it starts launcher and server, starts again what dies, replaces them, and passes signals on.
 
 It holds the listening socket, so that a new server answers the connections that waited while it started. It reads exit
-statuses, signals and one word from the server, and nothing of any stranger. Who dies with whom: the keeper's children
+statuses, signals and a few words from the server, and nothing of any stranger. Who dies with whom: the keeper's children
 die with it (PDEATHSIG); the launcher ends when the server does, by a pipe that only the server holds; a launcher that
 ends alone is started again, and its socket is handed to the server.
+
+An upgrade (SIGHUP), step by step; whatever fails before the last one leaves the old server as it was:
+
+1. *survey*: the code that is installed now reads the options and tries the layers, in a process that may fail.
+2. The keeper executes itself: pid, socket, lock and children stay, the code is the new one. It computes nothing that
+   could fail: the survey's answer goes over with it.
+3. *coming*: a second team, launcher and server, starts beside the first. The server has imported everything and its
+   launcher is ready when it says `waiting`; until then the old one serves.
+4. *yielding*: the old server takes no request any more, gives its connections to the new one, makes no control write,
+   and says `yielded`. What runs goes on. New connections wait in the listening socket's queue.
+5. *opening*: the new one opens the store, and is `ready`: two servers never decide about the same rows. Then the old one
+   is told `done`: it finishes what runs, for `drain_seconds` at most, and ends; what it left is then the new one's.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import selectors
 import signal
@@ -18,56 +30,49 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pyfaas import premises
-from pyfaas.adapters import indexes
-from pyfaas.config import Config, load, process_environment
+from pyfaas import notify, premises
+from pyfaas.children import Child, Team
+from pyfaas.config import Config, environment, load, process_environment
 from pyfaas.errors import PyfaasError
-from pyfaas.handover import Handover, hand_launcher
-from pyfaas.premises import STORES, Refused
+from pyfaas.handover import Handover, hear, tell
+from pyfaas.premises import Refused
+from pyfaas.starting import SERVER, new_tag, start_launcher, start_team, survey
 from sandbox import doctor
 from sandbox.errors import LayerMissing, SandboxError
-from sandbox.host.spawn import memory_file, spawn
-from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import Layer
+from sandbox.host.spawn import memory_file
 
 _REFUSES = 78  # EX_CONFIG of sysexits.h: said by a server that another try would not help
 _BACK_OFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 30.0
 _FIRST_TRIES = 3  # of a server that was never ready: a defect, which more tries would only hide
 _LAUNCHER_ENDS_S = 5.0
-# Run by the server's interpreter. A cell that cannot be built is a refusal: the kernel will not change its mind.
-SERVER = """
-import os, sys
-sys.path.insert(0, {path!r})
-sys.path.extend(path for path in {search!r} if path not in sys.path)  # the keeper's own: what -I leaves out of it
-from pyfaas.handover import Handover
-from sandbox.errors import SandboxError
-from sandbox.launcher.cell import Cell, enter
-given = Handover.from_descriptor({descriptor})
-try:
-    enter(Cell(data=given.config.data_dir, uid=given.uid, needed=given.needed, without=given.weaker))
-except SandboxError as error:
-    os.write(2, f"pyfaas serve: the server cannot be confined: {{error}}\\n".encode())
-    os._exit(78)
-from pyfaas.server import main
-main(given)
-"""
+_SURVEY_S = 60.0
+_DRAIN_OVER_S = 15.0  # an old server's own end, after its drain
+_SELF = "PYFAAS_KEEPER"  # what this program is to a keeper that executed it: `survey:DESCRIPTOR` or `resume:DESCRIPTOR`
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 def run(
     flags: Mapping[str, Any], file: Path | None = None, *, print_config: bool = False, program: str = SERVER
 ) -> int:
     """Serve until told to stop; returns the exit status: 0, or 3 when serving is refused, with one line on stderr."""
+    what, _, descriptor = (environment(_SELF) or "").partition(":")
     try:
+        if what == "resume":
+            return Keeper.resumed(int(descriptor), program).serve()
         config, origin = load(flags, file=file)
         if print_config:
             for name, where in origin.items():
                 print(f"{name} = {getattr(config, name)!r}  # {where}")
             return 0
-        return Keeper(config, program).serve()
+        if what == "survey":
+            os.write(int(descriptor), survey(config).encode())
+            return 0
+        return Keeper.first(config, program).serve()
     except (Refused, SandboxError, PyfaasError, OSError, ValueError) as error:
         print(f"pyfaas serve: {error}{_way_out(error)}", file=sys.stderr)
         return 3
@@ -78,18 +83,6 @@ def _way_out(error: Exception) -> str:
     if isinstance(error, LayerMissing) and error.layer in doctor.OPTIONAL:
         return f" (--allow-weaker-isolation {error.layer} gives it up)"
     return ""
-
-
-@dataclass(slots=True)
-class Children:
-    """What runs now."""
-
-    server: subprocess.Popen[bytes]
-    launcher: subprocess.Popen[bytes]
-    server_end: socket.socket
-    life: int  # the pipe's reading end, for launchers to come
-    since: float
-    launcher_since: float
 
 
 class BackOff:
@@ -105,27 +98,75 @@ class BackOff:
         return _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S)) - 1]
 
 
+class Stage(StrEnum):
+    """Where an upgrade is; see the module."""
+
+    NONE = "none"
+    SURVEY = "survey"
+    COMING = "coming"
+    YIELDING = "yielding"
+    OPENING = "opening"
+
+
+_LONGEST_S = {Stage.SURVEY: _SURVEY_S, Stage.COMING: 60.0, Stage.YIELDING: 30.0, Stage.OPENING: 60.0}
+
+
+@dataclass(slots=True)
+class Surveying:
+    """A survey under way: its process, and what it writes."""
+
+    process: Child
+    answer: int
+    errors: int
+
+    def take(self) -> tuple[bytes, str]:
+        """Return what it answered and the last line of what it complained of, and close both."""
+        texts = []
+        for descriptor in (self.answer, self.errors):
+            with os.fdopen(descriptor, "rb") as file:
+                file.seek(0)
+                texts.append(file.read())
+        lines = texts[1].decode("utf-8", "replace").strip().splitlines()
+        return texts[0], lines[-1].removeprefix("pyfaas serve: ") if lines else "it ended without a word"
+
+
 class Keeper:
-    """Starts, watches, starts again."""
+    """Starts, watches, starts again, replaces."""
 
-    def __init__(self, config: Config, program: str = SERVER) -> None:
-        """Take the data directory and the port; raises Refused, LayerMissing or ValueError.
-
-        `program` is what the server's interpreter runs, with {path} and {descriptor} to be filled in.
-        """
-        self.config = replace(config, data_dir=os.path.abspath(config.data_dir))
-        self.program = program
-        self.layers: list[Layer] = doctor.layers()
-        allowed = [name for name in config.allow_weaker_isolation.split(",") if name]
-        premises.ask_for_scope(has_cgroups=any(layer.live for layer in self.layers if layer.name == "cgroups"))
-        self.weaker = doctor.require(self.layers, allowed)
-        self.uid = premises.server_uid(config)
-        self._lock = premises.take_data(self.config, self.uid)
-        self.listen = premises.bind(config)
-        self.url = premises.url_of(self.listen)
-        self.indexes = indexes.discover(process_environment(), os.path.expanduser("~"))
-        self.is_stopping = self.is_told = False
+    def __init__(self, given: Handover, program: str, lock: int, listen: socket.socket, url: str) -> None:
+        """Keep what was taken. `program` is what the server's interpreter runs, with {path} and {descriptor} to be filled in."""
+        self.given, self.program, self.lock, self.listen, self.url = given, program, lock, listen, url
+        self.config = given.config
+        self.manager = notify.Manager(process_environment())
+        self.is_stopping = self.is_told = self.is_wanted = False
         self.server_tries, self.launcher_tries = BackOff(), BackOff()
+        self.team: Team | None = None
+        self.coming: Team | None = None
+        self.old: Team | None = None
+        self.stage, self.until = Stage.NONE, 0.0
+        self._surveying: Surveying | None = None
+        self._way: socket.socket | None = None  # our copy of where the old server sends its connections
+
+    @classmethod
+    def first(cls, config: Config, program: str = SERVER) -> Keeper:
+        """Take the data directory and the port; raises Refused, LayerMissing or ValueError."""
+        given = survey(config)
+        lock = premises.take_data(given.config, given.uid)
+        listen = notify.listener(process_environment()) or premises.bind(given.config)
+        return cls(given, program, lock, listen, premises.url_of(listen))
+
+    @classmethod
+    def resumed(cls, descriptor: int, program: str = SERVER) -> Keeper:
+        """Go on as the keeper that executed this one, whose state is in `descriptor`."""
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            kept = json.loads(file.read())
+        for inherited in (kept["lock"], kept["listen"]):
+            os.set_inheritable(inherited, False)  # noqa: FBT003 - the call's shape
+        given = Handover.decode(kept["given"].encode())
+        keeper = cls(given, program, kept["lock"], socket.socket(fileno=kept["listen"]), kept["url"])
+        keeper.team, keeper.is_told, keeper.is_wanted = Team.kept(kept["team"]), kept["told"], kept["wanted"]
+        return keeper
 
     # ---- running
 
@@ -133,25 +174,46 @@ class Keeper:
         """Run until stopped; returns the exit status."""
         self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
-        for caught in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for caught in _SIGNALS:
             signal.signal(caught, lambda _number, _frame: None)
-        children = self._start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # held back while this program was executed anew
+        if self.team is None:
+            self.team = self._start()
+        else:
+            self._replace()
         while True:
-            self._wait(children)
-            status = children.server.poll()
-            if status is not None:
-                self._end(children)
-                if (ended := self._verdict(status)) is not None:
-                    premises.forget_endpoint(self.config)
-                    return ended
-                print(f"pyfaas serve: the server ended with status {status}; starting again", file=sys.stderr)
-                self._pause(self.server_tries.after(time.monotonic() - children.since))
-                if self.is_stopping:
-                    premises.forget_endpoint(self.config)
-                    return 0
-                children = self._start()
-            elif children.launcher.poll() is not None and not self.is_stopping:
-                self._restart_launcher(children)
+            self._wait()
+            self._tend_survey()
+            self._tend_coming()
+            self._tend_old()
+            ended = self._tend_serving()
+            if ended is not None:
+                premises.forget_endpoint(self.config)
+                return ended
+
+    def _tend_serving(self) -> int | None:
+        """See to the team that serves; returns the exit status when it is over."""
+        team = self.team
+        assert team is not None  # noqa: S101 - `serve` has started it
+        status = team.server.poll()
+        if status is None:
+            if team.launcher.poll() is not None and not self.is_stopping:
+                self._restart_launcher(team)
+            return None
+        if self.is_stopping and self.old is not None:
+            return None  # which has its own calls to finish
+        if self.coming is not None and not self.is_stopping:
+            self._succeed_the_dead(team, status)
+            return None
+        self._end(team)
+        if (ended := self._verdict(status)) is not None:
+            return ended
+        print(f"pyfaas serve: the server ended with status {status}; starting again", file=sys.stderr)
+        self._pause(self.server_tries.after(time.monotonic() - team.since))
+        if self.is_stopping:
+            return 0
+        self.team = self._start()
+        return None
 
     def _verdict(self, status: int) -> int | None:
         """Return the keeper's own exit status after the server's; None when it is to be started again."""
@@ -164,126 +226,281 @@ class Keeper:
             return 3
         return None
 
-    def _wait(self, children: Children | None, seconds: float | None = None) -> None:
-        """Wait for a signal (a child's end is one) or the server's word, and act on them."""
+    def _teams(self) -> list[Team]:
+        return [team for team in (self.team, self.coming, self.old) if team is not None]
+
+    def _wait(self, seconds: float | None = None) -> None:
+        """Wait for a signal (a child's end is one), a server's word or the next thing that is due, and act on them."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)
-            if children is not None and children.server_end.fileno() >= 0:
-                selector.register(children.server_end, selectors.EVENT_READ)
-            selector.select(seconds)
-        if children is not None:
-            self._hear(children)
+            for team in self._teams():
+                if team.end.fileno() >= 0:
+                    selector.register(team.end, selectors.EVENT_READ)
+            selector.select(self._patience(seconds))
+        if self.manager.beat_s is not None:
+            self.manager.tell("WATCHDOG=1")
+        for team in self._teams():
+            self._hear(team)
         for number in _pending(self._wake):
-            self._signalled(number, children)
+            self._signalled(number)
 
-    def _pause(self, seconds: float, children: Children | None = None) -> None:
+    def _patience(self, seconds: float | None) -> float | None:
+        times = [self.until - time.monotonic()] if self.stage is not Stage.NONE or self.old is not None else []
+        times += [t for t in (seconds, self.manager.beat_s) if t is not None]
+        return max(0.0, min(times)) if times else None
+
+    def _pause(self, seconds: float) -> None:
         """Wait before another try; a signal to stop ends it."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not self.is_stopping:
-            self._wait(children, left)
+            self._wait(left)
 
-    def _start(self) -> Children:
-        life_read, life_write = os.pipe2(os.O_CLOEXEC)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        control, launcher = self._spawn_launcher(life_read)
-        given = Handover(
-            config=self.config,
-            listen=self.listen.fileno(),
-            launcher=control.fileno(),
-            keeper=theirs.fileno(),
-            life=life_write,
-            uid=self.uid,
-            needed=_needed(),
-            layers=tuple(self.layers),
-            weaker=tuple(self.weaker),
-            tool=self.indexes.order(),
-        )
-        server = self._spawn_server(given)
-        for opened in (theirs, control):
-            opened.close()
-        os.close(life_write)
-        now = time.monotonic()
-        return Children(server, launcher, ours, life_read, now, now)
+    # ---- starting
 
-    def _spawn_server(self, given: Handover) -> subprocess.Popen[bytes]:
-        descriptor = memory_file(given.encode())
-        program = self.program.format(path=_project(), search=[p for p in sys.path if p], descriptor=descriptor)
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-c", program, "pyfaas-server"],
-                pass_fds=[given.listen, given.launcher, given.keeper, given.life, descriptor],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                process_group=0,  # Ctrl-C is the keeper's to pass on, once
-            )
-        finally:
-            os.close(descriptor)
+    def _start(self, inherit: socket.socket | None = None) -> Team:
+        """Start a team; beside the one that serves when there is somebody to inherit from."""
+        mine = self.team.half if self.team is not None else 0
+        half = mine if inherit is None else 1 - mine
+        given = replace(self.given, listen=self.listen.fileno())
+        return start_team(given, self.program, half, self._tags(), inherit)
 
-    def _spawn_launcher(self, life: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-        data = self.config.data_dir
-        premises.check_stores(self.config)  # the server that runs beside could have changed them
-        options = LauncherOptions(
-            instance=_instance(data),
-            root=f"{data}/run",
-            entry="pyfaas.runtime.container:serve",
-            warm="pyfaas.runtime.warm:warm",
-            awaits_code=True,
-            rehearse="pyfaas.runtime.warm:rehearse",
-            uid_base=self.config.uid_base + 1,
-            uid_count=self.config.uid_count - 1,
-            stores={name: f"{data}/{name}" for name in STORES},
-            binds=self.indexes.binds,
-            without=tuple(self.weaker),
-            life=life,
-        )
-        return spawn(options)
+    def _tags(self) -> list[str]:
+        return [team.tag for team in self._teams() if team.launcher.poll() is None]
 
-    def _restart_launcher(self, children: Children) -> None:
-        lived = time.monotonic() - children.launcher_since
-        self._pause(self.launcher_tries.after(lived), children)
-        if self.is_stopping or children.server.poll() is not None:
+    def _restart_launcher(self, team: Team) -> None:
+        lived = time.monotonic() - team.launcher_since
+        self._pause(self.launcher_tries.after(lived))
+        if self.is_stopping or team is not self.team or team.server.poll() is not None:
             return
-        control, children.launcher = self._spawn_launcher(children.life)
-        children.launcher_since = time.monotonic()
+        tag = new_tag()
+        control, team.launcher = start_launcher(self.given, team.life, tag, team.half, self._tags())
+        team.tag, team.launcher_since = tag, time.monotonic()
         print("pyfaas serve: the launcher ended; a new one was started", file=sys.stderr)
-        try:
-            hand_launcher(children.server_end, control)
-        except OSError:
-            pass  # the server is going too; its end is handled next
+        tell(team.end, "launcher", control)
         control.close()
 
-    def _hear(self, children: Children) -> None:
-        try:
-            text = children.server_end.recv(256, socket.MSG_DONTWAIT)
-        except OSError:
-            return
-        if not text:
-            children.server_end.close()
-        elif text == b"ready":
-            isolation = "weaker:" + ",".join(self.weaker) if self.weaker else "full"
-            premises.tell_endpoint(self.config, self.url)
-            if not self.is_told:
-                self.is_told = True
-                print(f"pyfaas ready url={self.url} isolation={isolation}", flush=True)
+    # ---- replacing
 
-    def _signalled(self, number: int, children: Children | None) -> None:
+    def _hang_up(self) -> None:
+        """Begin an upgrade, or remember that another one is wanted."""
+        if self.is_stopping:
+            return
+        if self.stage is not Stage.NONE or self.old is not None or not self.is_told:
+            self.is_wanted = True
+            print("pyfaas serve: an upgrade follows when what is under way is done", file=sys.stderr)
+            return
+        self.manager.reloading()
+        answer, errors = memory_file(b""), memory_file(b"")
+        env = {**process_environment(), _SELF: f"survey:{answer}"}
+        process = subprocess.Popen(
+            _myself(), env=env, pass_fds=[answer], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        self._surveying = Surveying(Child(process), answer, errors)
+        self._to(Stage.SURVEY)
+
+    def _to(self, stage: Stage) -> None:
+        self.stage = stage
+        self.until = time.monotonic() + _LONGEST_S.get(stage, 0.0)
+
+    def _not_replaced(self, reason: str) -> None:
+        """Say why the old one goes on."""
+        self._to(Stage.NONE)
+        print(f"pyfaas serve: not upgraded, the server goes on as it was: {reason}", file=sys.stderr)
+        self.manager.tell("READY=1", f"STATUS=not upgraded: {reason}")
+        self._next_wanted()
+
+    def _next_wanted(self) -> None:
+        if self.is_wanted:
+            self.is_wanted = False
+            self._hang_up()
+
+    def _tend_survey(self) -> None:
+        surveying = self._surveying
+        if surveying is None:
+            return
+        if time.monotonic() > self.until or self.is_stopping:
+            surveying.process.signal(signal.SIGKILL)
+            surveying.process.wait(_LAUNCHER_ENDS_S)
+        status = surveying.process.poll()
+        if status is None:
+            return
+        self._surveying = None
+        answer, complaint = surveying.take()
+        if status == 0 and answer and not self.is_stopping:
+            self._execute(answer)
+        elif not self.is_stopping:
+            self._not_replaced(complaint)
+
+    def _execute(self, answer: bytes) -> None:
+        """Become the program that is installed now; it goes on in `resumed`."""
+        team = self.team
+        assert team is not None  # noqa: S101 - `serve` has started it
+        given = replace(Handover.decode(answer), config=self._lasting(Handover.decode(answer).config))
+        kept = {
+            "given": given.encode().decode(),
+            "lock": self.lock,
+            "listen": self.listen.fileno(),
+            "url": self.url,
+            "told": self.is_told,
+            "wanted": self.is_wanted,
+            "team": team.keep(),
+        }
+        state = memory_file(json.dumps(kept).encode())
+        for descriptor in (state, self.lock, self.listen.fileno()):
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - the call's shape
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the program must be there before it can take one
+        try:
+            os.execve(_myself()[0], _myself(), {**process_environment(), _SELF: f"resume:{state}"})  # noqa: S606
+        except OSError as error:
+            os.close(state)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._not_replaced(str(error))
+
+    def _lasting(self, config: Config) -> Config:
+        """Return new options with those that take a stop to change as they are; says so when one was changed."""
+        kept = {name: getattr(self.config, name) for name in ("host", "port", "data_dir", "user", "uid_base", "uid_count")}
+        if changed := [name for name, value in kept.items() if getattr(config, name) != value]:
+            print(f"pyfaas serve: {', '.join(changed)}: changed only by a stop and a start", file=sys.stderr)
+        return replace(config, **kept)
+
+    def _replace(self) -> None:
+        """Start another team beside the one that serves."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._way = ours
+        try:
+            self.coming = self._start(theirs)
+        except (OSError, Refused) as error:
+            self._give_up(str(error))
+        else:
+            self._to(Stage.COMING)
+        finally:
+            theirs.close()
+
+    def _tend_coming(self) -> None:
+        coming = self.coming
+        if coming is None:
+            return
+        status = coming.server.poll()
+        if status is not None:
+            self._give_up(f"the new server ended with status {status} before it was ready")
+        elif coming.launcher.poll() is not None:
+            self._give_up("the new launcher ended")
+        elif time.monotonic() > self.until or self.is_stopping:
+            self._give_up(f"{self.stage} took longer than {_LONGEST_S[self.stage]:g} s")
+
+    def _give_up(self, reason: str) -> None:
+        """End what was coming; the old server takes back what it yielded."""
+        coming, self.coming = self.coming, None
+        if coming is not None:
+            coming.server.signal(signal.SIGKILL)
+            coming.server.wait(_LAUNCHER_ENDS_S)
+            self._end(coming)
+        self._close_way()
+        if self.team is not None:
+            tell(self.team.end, "resume")
+        if not self.is_stopping:
+            self._not_replaced(reason)
+
+    def _close_way(self) -> None:
+        if self._way is not None:
+            self._way.close()
+            self._way = None
+
+    def _succeed_the_dead(self, team: Team, status: int) -> None:
+        """The server died while its successor came: that one serves as soon as it can."""
+        print(f"pyfaas serve: the server ended with status {status}; its successor takes over", file=sys.stderr)
+        self._end(team)
+        self.team, self.coming = self.coming, None
+        assert self.team is not None  # noqa: S101 - asked by the caller
+        tell(self.team.end, "alone")
+        tell(self.team.end, "go")
+        self._close_way()
+        self._to(Stage.NONE)
+        self.manager.tell("READY=1")
+
+    def _replaced(self) -> None:
+        """The successor serves: let the old one finish."""
+        old, self.team, self.coming = self.team, self.coming, None
+        assert old is not None  # noqa: S101 - `serve` has started it
+        self._close_way()
+        self._to(Stage.NONE)
+        self.old, self.until = old, time.monotonic() + self.config.drain_seconds + _DRAIN_OVER_S
+        tell(old.end, "done")
+        print("pyfaas serve: upgraded; the old server finishes its calls", file=sys.stderr)
+        self.manager.tell("READY=1", "STATUS=serving")
+
+    def _tend_old(self) -> None:
+        old = self.old
+        if old is None:
+            return
+        now = time.monotonic()
+        if not old.ended:
+            if now > self.until:
+                old.server.signal(signal.SIGKILL)
+            if old.server.poll() is None:
+                return
+            old.ended = now
+            self.until = now + _LAUNCHER_ENDS_S
+        if now > self.until:
+            old.launcher.signal(signal.SIGKILL)
+        if old.launcher.poll() is None:
+            return
+        self._close(old)
+        self.old = None
+        if self.team is not None:
+            tell(self.team.end, "alone")
+        self._next_wanted()
+
+    # ---- words and signals
+
+    def _hear(self, team: Team) -> None:
+        while team.end.fileno() >= 0:
+            try:
+                word, _ = hear(team.end)
+            except BlockingIOError:
+                return
+            if not word:
+                team.end.close()
+            elif word == "ready":
+                self._is_ready(team)
+            elif word == "waiting" and team is self.coming and self.team is not None:
+                tell(self.team.end, "yield", self._way)
+                self._to(Stage.YIELDING)
+            elif word == "yielded" and team is self.team and self.coming is not None:
+                tell(self.coming.end, "go")
+                self._to(Stage.OPENING)
+
+    def _is_ready(self, team: Team) -> None:
+        if team is self.coming:
+            self._replaced()
+        premises.tell_endpoint(self.config, self.url)
+        if not self.is_told:
+            self.is_told = True
+            isolation = "weaker:" + ",".join(self.given.weaker) if self.given.weaker else "full"
+            print(f"pyfaas ready url={self.url} isolation={isolation}", flush=True)
+            self.manager.tell("READY=1", f"STATUS=serving at {self.url}")
+        self._next_wanted()
+
+    def _signalled(self, number: int) -> None:
         if number == signal.SIGHUP:
-            print("pyfaas serve: upgrading in place is not available yet", file=sys.stderr)
+            self._hang_up()
         elif number in (signal.SIGTERM, signal.SIGINT):
-            if children is not None:
-                children.server.send_signal(signal.SIGKILL if self.is_stopping else signal.SIGTERM)
+            if not self.is_stopping:
+                self.manager.tell("STOPPING=1", "STATUS=finishing what runs")
+            for team in self._teams():
+                team.server.signal(signal.SIGKILL if self.is_stopping else signal.SIGTERM)
             self.is_stopping = True
 
-    def _end(self, children: Children) -> None:
+    def _end(self, team: Team) -> None:
         """See that the launcher of a server that is gone goes too."""
-        try:
-            children.launcher.wait(_LAUNCHER_ENDS_S)
-        except subprocess.TimeoutExpired:
-            children.launcher.kill()
-            children.launcher.wait()
-        children.server_end.close()
-        os.close(children.life)
+        team.launcher.end(_LAUNCHER_ENDS_S)
+        self._close(team)
+
+    def _close(self, team: Team) -> None:
+        team.end.close()
+        os.close(team.life)
 
 
 def _pending(descriptor: int) -> bytes:
@@ -293,23 +510,6 @@ def _pending(descriptor: int) -> bytes:
         return b""
 
 
-def _project() -> str:
-    return str(Path(__file__).resolve().parents[1])
-
-
-def _needed() -> tuple[str, ...]:
-    """Return what an interpreter like this one reads: its prefixes, the project and the module search path."""
-    paths = {
-        sys.prefix,
-        sys.base_prefix,
-        os.path.realpath(sys.base_prefix),
-        os.path.realpath(sys.executable),
-        _project(),
-    }
-    paths |= {path for path in sys.path if path and os.path.isdir(path)}
-    return tuple(sorted(os.path.abspath(path) for path in paths if os.path.exists(path)))
-
-
-def _instance(data: str) -> str:
-    """Name this data directory's cgroups, so that a later start finds what a crash left."""
-    return hashlib.sha256(data.encode()).hexdigest()[:8]
+def _myself() -> list[str]:
+    """Return the command that this process was started with."""
+    return [sys.executable, *sys.orig_argv[1:]]

@@ -2,6 +2,10 @@
 
 The keeper starts it confined, with every descriptor that it needs: the listening socket, the launcher's control socket,
 a socket to the keeper, and the pipe that ties launcher and server together. It never forks and never executes.
+
+A server that replaces another starts as far as it can without the store, says `waiting`, and opens once its predecessor
+has yielded: of two servers one decides. What the predecessor still does is end what runs there: rows of jobs that it had
+claimed, which nobody else touches until it is gone, and the journal. So a call of 900 seconds holds up nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -29,8 +35,9 @@ from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.adapters.trees import TreeDirectories
 from pyfaas.adapters.workers import SandboxWorkers
 from pyfaas.errors import PyfaasError
-from pyfaas.handover import Handover, take_launcher
+from pyfaas.handover import Handover, hear, tell
 from pyfaas.model import Scope, VersionState
+from pyfaas.passing import Incoming, Outgoing
 from pyfaas.service.accounts import OWN_SCOPES, new_token
 from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
@@ -44,13 +51,17 @@ from pyfaas.service.retention import Retention
 from pyfaas.service.service import Service, write_secret
 from pyfaas.service.storage import forget_missing
 from pyfaas.web.front import Site, start
-from sandbox.errors import SandboxError
+from sandbox.errors import LauncherGone, SandboxError
 from sandbox.host.launcher import Launcher
 
 log = logging.getLogger(__name__)
 _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
+_AGAIN = 75  # EX_TEMPFAIL: it does
 _FLUSH_S = 1.0
 _SWEEP_S = 600.0
+_PREPARED_S = 10.0  # an upgrade waits so long for preparations to end; longer ones are begun again by the successor
+_SETTLED_S = 2.0  # and for requests that change something, before they are refused
+_LAST_ANSWERS_S = 2.0
 
 
 class Server:
@@ -64,14 +75,31 @@ class Server:
         self.service: Service
         self.site: Site
         self._upkeep: list[asyncio.Task[None]] = []
+        self._sweeping: asyncio.Task[None]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        self._handed: socket.socket | None = None  # a launcher that came before we were open
+        # an upgrade: with a predecessor, and with a successor
+        self._going, self._is_alone = asyncio.Event(), given.inherit < 0
+        self._incoming: Incoming | None = None
+        self._outgoing: Outgoing | None = None
+        self._yielding: asyncio.Task[None] | None = None
+        self._has_successor = False
 
     async def open(self) -> None:
-        """Open the store, take the launcher, put the parts together, and listen."""
+        """Take the launcher, wait for a predecessor to yield, open the store, put the parts together, and listen."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.keeper.fileno(), self._hear_keeper)
+        if self.given.inherit >= 0:
+            self._incoming = Incoming(socket.socket(fileno=self.given.inherit))
+        launcher = await Launcher.adopt(socket.socket(fileno=self.given.launcher), self.given.weaker)
+        if self.given.inherit >= 0:
+            tell(self.keeper, "waiting")
+            await self._going.wait()
         data = Path(self.config.data_dir)
-        database = open_database(str(data / "pyfaas.db"))
+        self.database = database = open_database(str(data / "pyfaas.db"))
         self.store = SqliteStore(database)
         registry = Registry(await self.store.load())
-        launcher = await Launcher.adopt(socket.socket(fileno=self.given.launcher), self.given.weaker)
         self.workers = SandboxWorkers(launcher, self.given.layers)
         self.journal = Journal(self.store)
         finisher = Finisher(self.journal, self.clock)
@@ -95,34 +123,52 @@ class Server:
             log.warning("versions_without_files", extra={"count": lost})
         self._recover(registry, publisher)
         dispatcher.open()
-        recovered = await self.service.jobs.open()
-        if recovered:
-            log.warning("jobs_recovered", extra={"count": recovered})
-        self.site = await start(self.service, self.config, socket.socket(fileno=self.given.listen))
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self.keeper.fileno(), self._hear_keeper)
+        _tell_recovered(await self.service.jobs.open(beside=not self._is_alone))
+        self.site = await start(self.service, self.config, self._listen())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        self._upkeep = [loop.create_task(self._keep_up()), loop.create_task(self._sweep())]
+        self._upkeep = [loop.create_task(self._keep_up())]
+        self._sweeping = loop.create_task(self._sweep())
+        self._opened()
+
+    def _opened(self) -> None:
+        """Take what came while this server was being opened."""
+        self._is_open = True
+        if self._incoming is not None:
+            self._incoming.give(self._adopt_connection)
+            if self._is_alone:
+                self._task(self._inherit_jobs())
+        if self._handed is not None:
+            self._task(self._adopt(self._handed))
+
+    def _adopt_connection(self, connection: socket.socket, read: bytes) -> None:
+        self._task(self.site.adopt(connection, read))
+
+    def _listen(self) -> socket.socket:
+        return socket.socket(fileno=os.dup(self.given.listen))  # the front closes its own
 
     async def serve(self) -> None:
         """Tell the keeper, and serve until told to stop."""
-        self.keeper.send(b"ready")
+        tell(self.keeper, "ready")
         await self.stopping.wait()
 
     async def drain(self) -> int:
         """Take no more calls and let the running ones finish; returns how many were left."""
-        self.service.jobs.stop_claiming()
-        self.site.stop_accepting()
+        await self.service.jobs.stop_claiming()
+        if not self._has_successor:
+            self.site.stop_accepting()
         left = await self.service.dispatcher.drain(self.config.drain_seconds)
+        await self.service.jobs.drain(_LAST_ANSWERS_S if not left else 0.0)  # their ends are written
         if left:
             log.warning("drain_over", extra={"left": left})
         return left
 
     async def close(self) -> None:
         """Close everything in the reverse order of opening."""
-        await self.site.stop(2.0)
-        for task in self._upkeep:
+        await self.site.stop(self.config.drain_seconds if self._has_successor else _LAST_ANSWERS_S)
+        if self._outgoing is not None:
+            self._outgoing.close()
+        for task in (*self._upkeep, self._sweeping, *self._tasks):
             task.cancel()
         await self.service.jobs.close()
         await self.service.publisher.close()
@@ -158,13 +204,74 @@ class Server:
         if resumed:
             log.warning("preparations_resumed", extra={"count": resumed})
 
+    # ---- the keeper's words
+
     def _hear_keeper(self) -> None:
-        control = take_launcher(self.keeper)
-        if control is None:
+        word, given = hear(self.keeper)
+        if word == "":
             self.stopping.set()  # the keeper is gone, and with it everything else
             asyncio.get_running_loop().remove_reader(self.keeper.fileno())
-        else:
-            self._adopting = asyncio.get_running_loop().create_task(self._adopt(control))
+        elif word == "launcher" and given is not None:
+            if self._is_open:
+                self._task(self._adopt(given))
+            else:
+                self._handed = given
+        elif word == "go":
+            self._going.set()
+        elif word == "alone":
+            self._is_alone = True
+            if self._is_open:
+                self._task(self._inherit_jobs())
+        elif word == "yield" and given is not None:
+            self._yielding = self._task(self._yield(given))
+        elif word == "resume" and self._yielding is not None:
+            self._task(self._resume(self._yielding))
+        elif word == "done":
+            self._has_successor = True
+            self.site.succeeded()
+            self.stopping.set()
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task_failed", exc_info=task.exception())
+
+    async def _yield(self, way: socket.socket) -> None:
+        """Take no more requests and change nothing more; what runs goes on. Connections go to the successor by `way`."""
+        await self.service.publisher.finish(_PREPARED_S)
+        self._sweeping.cancel()
+        await self.service.jobs.stop_claiming()
+        self._outgoing = Outgoing(way)
+        self.site.pass_on(self._outgoing.put)
+        if not await self.site.settled(_SETTLED_S):
+            log.warning("requests_refused", extra={"reason": "they took too long to let a successor begin"})
+        await self.service.publisher.close()
+        self.service.dispatcher.await_no_preparation()
+        await self.database.yield_writes()
+        tell(self.keeper, "yielded")
+
+    async def _resume(self, yielding: asyncio.Task[None]) -> None:
+        """Go on as if nothing had been: the successor did not come up."""
+        await asyncio.wait({yielding})
+        self._yielding = None
+        self.database.is_yielded = False
+        if self._outgoing is not None:
+            self._outgoing.close()
+            self._outgoing = None
+        self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        await self.site.take_back(self._listen())
+        self.service.jobs.start_claiming()
+        self.service.publisher.resume()
+
+    async def _inherit_jobs(self) -> None:
+        """Queue again what the predecessor claimed and did not finish."""
+        _tell_recovered(await self.service.jobs.recover())
 
     async def _adopt(self, control: socket.socket) -> None:
         try:
@@ -186,10 +293,18 @@ class Server:
             await asyncio.sleep(_SWEEP_S)
 
 
+def _tell_recovered(count: int) -> None:
+    if count:
+        log.warning("jobs_recovered", extra={"count": count})
+
+
 async def _run(given: Handover) -> int:
     server = Server(given)
     try:
         await server.open()
+    except LauncherGone as error:
+        print(f"pyfaas serve: {error}", file=sys.stderr)
+        return _AGAIN
     except (PyfaasError, SandboxError) as error:
         hint = f"; {error.hint}" if isinstance(error, PyfaasError) and error.hint else ""
         print(f"pyfaas serve: {error}{hint}", file=sys.stderr)

@@ -65,6 +65,10 @@ class Dispatcher:
             await asyncio.sleep(TICK_S)
         return left
 
+    def await_no_preparation(self) -> None:
+        """Refuse the calls that wait for a preparation: it is no longer made here."""
+        self._awaiting = {key: [(call, 0.0) for call, _ in waiting] for key, waiting in self._awaiting.items()}
+
     async def close(self) -> None:
         """Stop the tick and the fleet."""
         self.is_draining = True
@@ -81,7 +85,8 @@ class Dispatcher:
         self._ticks += 1
         self.ids.renew(self.clock.now())
         self.fleet.sweep(now)
-        self.fleet.upkeep(now)
+        if not self.is_draining:
+            self.fleet.upkeep(now)
         if self._awaiting:
             self._sweep_awaiting(now)
         for lane in list(self._cutting):  # what the old version keeps busy changes without a load

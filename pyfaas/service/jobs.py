@@ -55,12 +55,35 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed: dict[str, asyncio.Event] = {}
         self._loop_task: asyncio.Task[None] | None = None
+        self._is_claiming = False
 
-    async def open(self) -> int:
-        """Queue again what an earlier server left running, and start; returns how many were recovered."""
-        recovered = await self._queue.recover(self._instance, self._clock.now(), retry.MAX_LOST)
-        self._loop_task = asyncio.get_running_loop().create_task(self._loop())
+    async def open(self, *, beside: bool = False) -> int:
+        """Queue again what an earlier server left running, unless it still finishes that beside this one, and start claiming.
+
+        Returns how many were recovered.
+        """
+        recovered = 0 if beside else await self.recover()
+        self.start_claiming()
         return recovered
+
+    async def recover(self) -> int:
+        """Queue again what other servers left running, none of which lives any more; returns how many."""
+        recovered = await self._queue.recover(self._instance, self._clock.now(), retry.MAX_LOST)
+        for job_id in list(self._changed):
+            self._tell(job_id)
+        self._wake.set()
+        return recovered
+
+    def start_claiming(self) -> None:
+        """Claim jobs from now on, or again."""
+        self._is_claiming = True
+        if self._loop_task is None or self._loop_task.done():
+            self._loop_task = asyncio.get_running_loop().create_task(self._loop())
+
+    async def drain(self, seconds: float) -> int:
+        """Wait for the jobs that were claimed; returns how many were left."""
+        tasks = [t for t in (self._loop_task, *self._tasks) if t is not None]
+        return len((await asyncio.wait(tasks, timeout=seconds))[1]) if tasks else 0
 
     async def close(self) -> None:
         """Stop claiming; what runs becomes `lost` at the next start."""
@@ -69,10 +92,13 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def stop_claiming(self) -> None:
-        """Claim no more jobs: the server drains."""
+    async def stop_claiming(self) -> None:
+        """Claim no more jobs; returns when what was being claimed has begun to run."""
+        self._is_claiming = False
+        self._wake.set()
         if self._loop_task is not None:
-            self._loop_task.cancel()
+            await asyncio.wait({self._loop_task})
+            await asyncio.sleep(0)
 
     # ---- use cases
 
@@ -168,7 +194,7 @@ class Jobs:
     # ---- running
 
     async def _loop(self) -> None:
-        while True:
+        while self._is_claiming:
             self._wake.clear()
             free = self._workers - len(self._tasks)
             claimed = await self._claim(free) if free > 0 else []
@@ -176,7 +202,7 @@ class Jobs:
                 task = asyncio.get_running_loop().create_task(self._run(job))
                 self._tasks.add(task)
                 task.add_done_callback(self._ended)
-            if len(claimed) < max(1, free):
+            if len(claimed) < max(1, free) and self._is_claiming:
                 try:
                     await asyncio.wait_for(self._wake.wait(), await self._pause())
                 except TimeoutError:

@@ -57,6 +57,11 @@ class Publisher:
         """Whether any version is being prepared: files of no version yet are being made."""
         return bool(self._running)
 
+    async def finish(self, seconds: float) -> None:
+        """Wait, not longer than that, for the preparations that are under way."""
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=seconds)
+
     async def close(self) -> None:
         """Stop the preparations; they are resumed at the next start."""
         tasks = list(self._running.values())

@@ -1,12 +1,13 @@
 """One connection, and who has it: what is hot is done here, everything else is aiohttp's.
 
-Theory of operation. A connection is always in one of four states:
+Theory of operation. A connection is always in one of five states:
 
     BETWEEN   no request is being served: what comes next is looked at. A body is never taken for a head, since heads
               are only sought here
     HOT       a call runs; what comes is kept, and reading pauses when that is much
     LENT      aiohttp got exactly one complete message, and gives the connection back when it has answered
     GIVEN     anything unusual (chunked, Expect, Upgrade, uploads, a head that cannot be parsed): aiohttp's until it closes
+    PASSED    a successor serves what comes next; nothing is read here any more
 
 A message leaves the buffer before anything is done with it, and `_look` is one loop that is never entered twice: an
 answer that comes before `submit` returns, a refusal, or a hundred pipelined requests take no stack and cannot be
@@ -42,9 +43,10 @@ class State(Enum):
     HOT = auto()
     LENT = auto()
     GIVEN = auto()
+    PASSED = auto()
 
 
-_BETWEEN, _HOT, _LENT, _GIVEN = State  # an attribute of an Enum is a look-up too many for each call
+_BETWEEN, _HOT, _LENT, _GIVEN, _PASSED = State  # an attribute of an Enum is a look-up too many for each call
 
 
 class Shared:
@@ -58,6 +60,7 @@ class Shared:
         self.lent: dict[Any, Connection] = {}  # by aiohttp's protocol
         self.tick = 0  # seconds
         self.is_closing = False
+        self.pass_on: Callable[[Connection], None] | None = None  # to a successor, once no answer is owed
         self.changed = asyncio.Event()  # while closing: a connection owes less than before
 
     def keep(self, head_bytes: bytes, head: Head) -> None:
@@ -71,16 +74,20 @@ class Shared:
 class Connection(asyncio.Protocol):
     """One connection; also the sink of its hot call. `since` is the second in which it began to owe us a request."""
 
-    __slots__ = ("_aiohttp", "_is_looking", "_need", "buffer", "call", "is_full", "shared", "since", "state", "transport", "working")
+    __slots__ = (
+        *("_aiohttp", "_is_looking", "_need", "buffer", "call", "changing"),
+        *("is_full", "shared", "since", "state", "transport", "working"),
+    )
 
-    def __init__(self, shared: Shared) -> None:
-        """Begin between requests."""
+    def __init__(self, shared: Shared, read: bytes = b"") -> None:
+        """Begin between requests; `read` is what a predecessor has read of the next one."""
         self.shared = shared
         self.transport: Any = None
         self.state = _BETWEEN
-        self.buffer = b""
+        self.buffer = read
         self.call: Running | None = None  # the hot one, or the one that aiohttp serves
         self.working = 0  # requests of this connection that aiohttp serves
+        self.changing = False  # one of them may change what is kept
         self.since = shared.tick
         self.is_full = False
         self._aiohttp: Any = None  # its protocol, once it was needed
@@ -98,6 +105,8 @@ class Connection(asyncio.Protocol):
         """Take the connection."""
         self.transport = transport
         self.shared.connections.add(self)
+        if self.shared.pass_on is not None or self.buffer:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: the usual request is one find and one look-up away from its container."""
@@ -304,6 +313,9 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         if self.transport is None or self.transport.is_closing():
             return
+        if self.shared.pass_on is not None and self.state is _BETWEEN:
+            self.pass_on()
+            return
         self._look()
         if self.state is _GIVEN:
             return
@@ -312,6 +324,21 @@ class Connection(asyncio.Protocol):
         if self.shared.is_closing and self.state is _BETWEEN and not self.buffer:
             self.transport.close()
             self.shared.changed.set()
+
+
+    def pass_on(self) -> None:
+        """Read no more: what comes next is the successor's."""
+        self.state = _PASSED
+        self.transport.pause_reading()
+        if self.shared.pass_on is not None:
+            self.shared.pass_on(self)
+        self.shared.changed.set()
+
+    def take_back(self) -> None:
+        """Go on where `pass_on` stopped."""
+        if self.state is _PASSED and self.transport is not None:
+            self.state, self.since = _BETWEEN, self.shared.tick
+            self._go_on()
 
 
 def _is_plain(data: bytes, end: int) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -32,6 +33,7 @@ from pyfaas.web.streams import CONNECTIONS, LENT
 
 IDLE_S = 75  # a connection may be silent between requests, or take to send a head
 _LINGER_S = 5.0  # what still comes after an early answer is thrown away: a reset would hide the answer
+_LOOK_AGAIN_S = 0.005  # at what an answer's last bytes wait for
 _SHUTDOWN_S = 2.0  # for what aiohttp still serves when the grace is over
 _UNREADABLE_HINT = "the connection is closed; send HTTP/1.1 with one length and no stray bytes"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,11 +54,17 @@ class Site:
         app[CONNECTIONS] = lambda: len(self.shared.connections)
         self._server: asyncio.Server
         self._timer: asyncio.TimerHandle
+        self._take: Callable[[socket.socket, bytes], None]
+        self._passed: list[Connection] = []  # our copies of what a successor may not read yet
+        self._has_successor = False
 
     async def open(self, listen: socket.socket) -> None:
         """Listen on a bound socket."""
         await self.runner.setup()
         self._second()
+        await self._listen(listen)
+
+    async def _listen(self, listen: socket.socket) -> None:
         self._server = await asyncio.get_running_loop().create_server(lambda: Connection(self.shared), sock=listen)
 
     def beat(self) -> None:
@@ -75,6 +83,68 @@ class Site:
         for connection in list(self.shared.connections):
             if not connection.is_busy and not connection.buffer:
                 connection.close()
+
+    # ---- an upgrade
+
+    def pass_on(self, take: Callable[[socket.socket, bytes], None]) -> None:
+        """Listen no more, and pass each connection on once it owes no answer.
+
+        `take` gets a copy of its socket, and what was read of its next request.
+        """
+        self._take, self._passed, self._has_successor = take, [], False
+        self.shared.is_closing = True
+        self.shared.pass_on = self._pass
+        self._server.close()
+        for connection in list(self.shared.connections):
+            if connection.state is State.BETWEEN:
+                connection.pass_on()
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until no request is served but reading ones and calls; False when some took longer."""
+        until = asyncio.get_running_loop().time() + seconds
+        await self._wait(lambda: not self._changing(), until)
+        return not self._changing()
+
+    def _changing(self) -> bool:
+        return any(c.changing and c.call is None for c in self.shared.connections)
+
+    async def take_back(self, listen: socket.socket) -> None:
+        """Serve again: there was no successor. What was passed on is read here again."""
+        self.shared.pass_on, self.shared.is_closing = None, False
+        await self._listen(listen)
+        for connection in list(self.shared.connections):
+            connection.take_back()
+
+    def succeeded(self) -> None:
+        """The successor reads what was passed on: let go of our copies."""
+        self._has_successor = True
+        for connection in self._passed:
+            connection.abort()
+        self._passed.clear()
+
+    def _pass(self, connection: Connection) -> None:
+        """Pass a connection on when all that was written has gone out."""
+        transport = connection.transport
+        if transport is None or transport.is_closing() or connection.state is not State.PASSED:
+            return
+        if transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._pass, connection)
+            return
+        self._take(socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())), connection.buffer)
+        if self._has_successor:
+            connection.abort()
+        else:
+            self._passed.append(connection)
+
+    async def adopt(self, passed: socket.socket, read: bytes) -> None:
+        """Go on with a connection that a predecessor has passed on."""
+        passed.setblocking(False)  # noqa: FBT003 - the call's shape
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(self.shared, read), passed)
+        except OSError:  # the client left meanwhile
+            passed.close()
+
+    # ---- the end
 
     async def stop(self, grace_s: float) -> None:
         """Listen no more, wait at most `grace_s` seconds for answers to be made and sent, then close everything."""
@@ -122,13 +192,17 @@ class Site:
             if connection is None:
                 return await handler(request)
             connection.working += 1
+            connection.changing = request.method not in ("GET", "HEAD")
             try:
                 response = await handler(request)
+                if self.shared.is_closing and connection.state is State.GIVEN and not response.prepared:
+                    response.force_close()
                 if connection.state is State.LENT:
                     await response.prepare(request)
                     await response.write_eof()  # both are public, and nothing when aiohttp calls them again
             finally:
                 connection.working -= 1
+                connection.changing = False
             connection.given_back(is_kept=bool(response.keep_alive))
             return response
 

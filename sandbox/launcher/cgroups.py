@@ -18,7 +18,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sandbox.spec import Limits, Usage
 
@@ -88,19 +88,27 @@ class Hierarchies:
             leaf.set(limits)
         return leaf
 
-    def sweep(self, prefix: str) -> list[str]:
-        """Kill and remove groups whose name begins with `prefix`: what a crash left. Returns their names."""
-        found = set()
+    def found(self, prefix: str, spared: Sequence[str] = ()) -> dict[str, list[str]]:
+        """Return the groups whose name begins with `prefix` and none of `spared`, and the directories of each."""
+        found: dict[str, list[str]] = {}
         for base in self.bases():
             for name in os.listdir(base):
                 path = os.path.join(base, name)
-                if not name.startswith(prefix) or not os.path.isdir(path):
-                    continue
-                found.add(name)
-                for directory, _, _ in os.walk(path, topdown=False):
-                    if not kill_at_once(directory):
-                        kill_one_by_one(directory)
-                    _remove(directory)
+                if name.startswith(prefix) and not name.startswith(tuple(spared)) and os.path.isdir(path):
+                    found.setdefault(name, []).append(path)
+        return found
+
+    def sweep(self, prefix: str, spared: Sequence[str] = ()) -> list[str]:
+        """Kill and remove groups whose name begins with `prefix` and none of `spared`: what a crash left. Returns their names.
+
+        A group whose last process is still dying stays; another sweep finds it.
+        """
+        found = self.found(prefix, spared)
+        for path in (path for paths in found.values() for path in paths):
+            for directory, _, _ in os.walk(path, topdown=False):
+                if not kill_at_once(directory):
+                    kill_one_by_one(directory)
+                _remove(directory)
         return sorted(found)
 
 
@@ -281,6 +289,11 @@ def _join(mount: tuple[str, str], path: str) -> str:
     point, root = mount
     is_below = path == root or path.startswith(root.rstrip("/") + "/")
     return os.path.normpath(point + "/" + (path[len(root.rstrip("/")) :] if is_below else path))
+
+
+def processes_in(path: str) -> set[str]:
+    """Return the pids in a group and in those below it."""
+    return {pid for directory, _, _ in os.walk(path) for pid in _read_or_empty(os.path.join(directory, "cgroup.procs")).split()}
 
 
 def kill_at_once(directory: str) -> bool:

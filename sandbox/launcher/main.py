@@ -56,18 +56,17 @@ class Launcher:
             raise OSError(1, self.groups.reason, "cgroups")
         if self.groups is not None:
             self.groups.prepare()
-            for name in self.groups.sweep(f"pyfaas-{options.instance}-"):
-                print(f"removed the cgroup {name} of an earlier run", file=sys.stderr)
         self.house = house.build(options, entry, rehearse)
         self.stores = Stores(dict(options.stores))
         self.own_mnt = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         self.vms: dict[str, vms.VmRecord] = {}
-        self.tag = os.urandom(3).hex()
+        self.tag = options.tag or os.urandom(3).hex()
         self.made = 0
         self.poll = select.poll()
         self.watched: dict[int, Callable[[], None]] = {}
         self.dying: list[cgroups.Leaf] = []
         self.is_leaving = False
+        self.left = self._find_left()
 
     # ---- the loop
 
@@ -77,13 +76,38 @@ class Launcher:
         if self.options.life >= 0:
             self._watch(self.options.life, self._leave)
         self.control.send(f"0 ready {self.tag} {'root' if self.is_root else 'user'}".encode())
+        self._remove_left()
         while True:
-            ready = [(fd, self.watched[fd]) for fd, _ in self.poll.poll(50 if self.dying else None)]
+            ready = [(fd, self.watched[fd]) for fd, _ in self.poll.poll(50 if self.dying or self.left else None)]
             for descriptor, work in ready:
                 if self.watched.get(descriptor) is work:  # not closed, nor its number taken anew, by what came before
                     work()
             if self.dying:
                 self.dying = [leaf for leaf in self.dying if not leaf.remove()]
+            if self.left and self.groups is not None:
+                self.left = [prefix for prefix in self.left if self.groups.sweep(prefix)]
+
+    def _find_left(self) -> list[str]:
+        """Return the names of the groups that earlier launchers of this instance left; those that live keep theirs."""
+        if self.groups is None:
+            return []
+        prefix = f"pyfaas-{self.options.instance}-"
+        return sorted(self.groups.found(prefix, [f"{prefix}{tag}-" for tag in (self.tag, *self.options.beside)]))
+
+    def _remove_left(self) -> None:
+        """Remove what a crash left, and say in one line what it was. What is staged belongs to nobody when nobody is beside."""
+        staged = [] if self.options.beside else self.stores.staged()
+        pids: set[str] = set()
+        for name, paths in self.groups.found(f"pyfaas-{self.options.instance}-").items() if self.groups is not None else ():
+            if name in self.left:
+                pids = pids.union(*map(cgroups.processes_in, paths))
+        if self.left or staged:
+            found = f"{len(pids)} processes, {len(self.left)} cgroups, {len(staged)} staged directories"
+            print(f"pyfaas serve: removed what an earlier run left: {found}", file=sys.stderr)
+        if staged:
+            self._apart("0", "staged", lambda: self.stores.discard_all("staging", staged))
+        if self.groups is not None:
+            self.left = [name for name in self.left if self.groups.sweep(name) and self.groups.found(name)]
 
     def _watch(self, descriptor: int, work: Callable[[], None]) -> None:
         self.watched[descriptor] = work
@@ -104,6 +128,8 @@ class Launcher:
             self.dying = [leaf for leaf in self.dying if not leaf.remove()]
             if not self.dying:
                 break
+        if self.groups is not None:
+            self.groups.sweep(f"pyfaas-{self.options.instance}-{self.tag}-")
         os._exit(0)
 
     def _command(self) -> None:

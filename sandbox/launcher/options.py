@@ -17,10 +17,13 @@ class LauncherOptions:
     every blank once it is confined, before it is handed out. With `awaits_code` the entry takes orders before its code is
     attached, and must call `sandbox.guest.attached.wait` or `let_go` before it runs any. `binds` are host paths
     that VMs with the host's network see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
-    `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none.
+    `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none. `tag` is in the names of this
+    launcher's groups, one of its own when empty; `beside` are the tags of launchers of the same instance that live.
     """
 
     instance: str
+    tag: str = ""
+    beside: tuple[str, ...] = ()
     root: str
     entry: str
     warm: str = ""
@@ -45,7 +48,8 @@ class LauncherOptions:
     def decode(cls, text: bytes) -> LauncherOptions:
         """Read what `encode` wrote."""
         values = json.loads(text)
-        values["binds"], values["without"] = tuple(values["binds"]), tuple(values["without"])
+        for name in ("binds", "without", "beside"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 
 from sandbox import kernel
 
@@ -52,6 +53,10 @@ class Stores:
             return
         os.fsync(target)
 
+    def staged(self) -> list[str]:
+        """Return what is being made, or was when somebody died."""
+        return os.listdir(self._directories[STAGING]) if STAGING in self._directories else []
+
     def has(self, store: str, name: str) -> bool:
         """Tell whether a store has an entry."""
         try:
@@ -83,6 +88,12 @@ class Stores:
             return
         except RecursionError:
             raise OSError(40, "nested too deeply", name) from None
+
+
+    def discard_all(self, store: str, names: Sequence[str]) -> None:
+        """Remove entries of a store."""
+        for name in names:
+            self.discard(store, name)
 
 
 def _entry(name: str) -> str:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from tests.keeper import fake
 
 ROOT = Path(__file__).resolve().parents[2]
 _MAIN = """
-import json, sys
+import json, pathlib, sys
 sys.path.insert(0, {root!r})
 from pyfaas.keeper import run
-sys.exit(run(json.loads(sys.argv[1]), program=sys.argv[2]))
+sys.exit(run(json.loads(sys.argv[1]), pathlib.Path(sys.argv[3]) if sys.argv[3:] else None, program=sys.argv[2]))
 """
 
 
@@ -89,11 +89,23 @@ def gone(pid: int, seconds: float = 60.0) -> bool:
         os.close(descriptor)
 
 
-def launch(data: Path, program: str = fake.PROGRAM, **flags: Any) -> subprocess.Popen[str]:
-    """Start a keeper."""
+def launch(
+    data: Path,
+    program: str = fake.PROGRAM,
+    *,
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+    inherits: Sequence[int] = (),
+    **flags: Any,
+) -> subprocess.Popen[str]:
+    """Start a keeper: with a file of options, with more environment, or executed by a program `before` it, which gets descriptors."""
     given = {"port": 0, "data_dir": str(data), **flags}
+    command = ["-c", _MAIN.format(root=str(ROOT)), json.dumps(given), program, *([str(file)] if file else [])]
     return subprocess.Popen(
-        [sys.executable, "-c", _MAIN.format(root=str(ROOT)), json.dumps(given), program],
+        [sys.executable, *(["-c", *before] if before else []), *command],
+        env={**os.environ, **(env or {})},
+        pass_fds=inherits,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import Any
 
-from pyfaas.handover import Handover, take_launcher
+from pyfaas.handover import Handover, hear, tell
 from sandbox import kernel
 
 PROGRAM = """
@@ -52,16 +52,24 @@ class Fake:
         control = socket.socket(fileno=given.launcher)
         self.launchers = [control.recv(256).decode()]
         self.controls = [control]
+        self.words: list[str] = []
         self.is_stubborn = False
         self.wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
         signal.signal(signal.SIGTERM, lambda _number, _frame: None)
 
     def run(self) -> None:
-        """Answer each connection's word."""
-        self.keeper.send(b"ready")
+        """Wait for a predecessor to yield, and answer each connection's word."""
+        if self.given.inherit >= 0:
+            tell(self.keeper, "waiting")
+            while "go" not in self.words:
+                self.hear()
+            if os.path.exists(self.given.config.data_dir + "/refuse"):
+                os._exit(78)
+        tell(self.keeper, "ready")
         while True:
-            watched: list[Any] = [self.listen, self.keeper, self.wake]
+            has_yielded = self.words[-1:] in (["yield"], ["done"])
+            watched: list[Any] = [self.keeper, self.wake] if has_yielded else [self.listen, self.keeper, self.wake]
             ready = select.select(watched, [], [])[0]
             if self.wake in ready and not self.is_stubborn:
                 os._exit(0)
@@ -73,18 +81,26 @@ class Fake:
                     connection.sendall(json.dumps(self.answer(connection.recv(64).decode())).encode())
 
     def hear(self) -> None:
-        """Take a new launcher; without a keeper there is no server."""
-        control = take_launcher(self.keeper)
-        if control is None:
+        """Take a word, and what comes with it; without a keeper there is no server."""
+        word, given = hear(self.keeper)
+        self.words.append(word)
+        if word == "launcher" and given is not None:
+            self.controls.append(given)
+            self.launchers.append(given.recv(256).decode())
+        elif word == "yield":
+            tell(self.keeper, "yielded")
+        elif word in ("", "done") and not self.is_stubborn:
             os._exit(0)
-        self.controls.append(control)
-        self.launchers.append(control.recv(256).decode())
 
     def answer(self, word: str) -> object:
         """Return what is asked for."""
         if word == "next launcher":
             self.hear()
             return self.launchers
+        if word == "options":
+            return {name: getattr(self.given.config, name) for name in ("idle_seconds", "uid_count")}
+        if word == "words":
+            return self.words
         if word == "be stubborn":
             self.is_stubborn = True
         if word == "signal":  # answered when one has arrived

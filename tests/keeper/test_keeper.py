@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyfaas import keeper
+from pyfaas import starting
 from pyfaas.keeper import BackOff
 from tests.keeper import fake
 from tests.keeper.conftest import Kept, gone, heard, launch
@@ -29,9 +29,10 @@ def test_ready_is_one_line(kept: Kept) -> None:
 
 
 def test_the_data_directory_is_private(kept: Kept) -> None:
-    """Nobody else may look into the data directory, nor into what the keeper makes in it."""
+    """Nobody else may pass into the data directory, nor read what the keeper makes in it but what the server must read."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (kept.data, *kept.data.iterdir())}
-    assert {name for name, mode in modes.items() if mode & 0o077} <= {"endpoint"}
+    assert {name for name, mode in modes.items() if mode & 0o077} <= {"endpoint", "prepared", "environments"}
+    assert modes["data"] == 0o700
 
 
 def test_the_server_gets_what_it_is_handed(kept: Kept) -> None:
@@ -102,16 +103,6 @@ def test_a_second_signal_kills(kept: Kept) -> None:
     assert kept.end()[0] == 1
 
 
-def test_hangup_changes_nothing(kept: Kept) -> None:
-    """SIGHUP is answered with one line; server and launcher stay."""
-    children = kept.children()
-    kept.signal(signal.SIGHUP)
-    assert kept.process.stderr is not None
-    assert "not available" in kept.process.stderr.readline()
-    assert kept.ask("who") == children["server"]
-    assert kept.children() == children
-
-
 def test_a_second_keeper_is_refused(kept: Kept) -> None:
     """The refusal names the process and the place that the directory is served by, and the first one goes on."""
     status, out, err = Kept(launch(kept.data), kept.data, "").end()
@@ -145,7 +136,7 @@ def test_a_server_that_does_not_come_up(tmp_path: Path, said: int, starts: int) 
 
 def test_a_server_that_cannot_be_confined(tmp_path: Path) -> None:
     """A cell that cannot be built is a refusal in one line, and is not tried again."""
-    program = keeper.SERVER.replace("needed=given.needed", "needed=('/no/such/place/at/all',)")
+    program = starting.SERVER.replace("needed=given.needed", "needed=('/no/such/place/at/all',)")
     status, out, err = Kept(launch(tmp_path / "data", program), tmp_path, "").end()
     assert (status, out) == (3, "")
     assert err.count("cannot be confined") == 1

@@ -53,7 +53,17 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.server", ("pyfaas", "sandbox")),
     ("pyfaas.restore", ("pyfaas.adapters", "pyfaas.errors")),
     ("pyfaas.premises", ("pyfaas.config",)),
-    ("pyfaas.keeper", ("pyfaas.premises", "pyfaas.adapters.indexes", "pyfaas.config", "pyfaas.errors", "pyfaas.handover", "sandbox")),
+    (
+        "pyfaas.starting",
+        ("pyfaas.premises", "pyfaas.adapters.indexes", "pyfaas.children", "pyfaas.config", "pyfaas.handover", "sandbox"),
+    ),
+    (
+        "pyfaas.keeper",
+        (
+            *("pyfaas.premises", "pyfaas.children", "pyfaas.config", "pyfaas.errors", "pyfaas.handover", "pyfaas.notify"),
+            *("pyfaas.starting", "sandbox"),
+        ),
+    ),
     ("pyfaas", ()),
 )
 SANDBOX: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -233,14 +233,25 @@ class Database:
     def __init__(self, path: str) -> None:
         """Open the lanes. Raises sqlite3.Error."""
         self.path = path
+        self.is_yielded = False
         turn = threading.Lock()
         self._write = Lane("write", lambda: connect(path), turn)
         self._append = Lane("append", lambda: connect(path, synchronous="NORMAL"), turn)
         self._read = Lane("read", lambda: connect(path, readonly=True), None)
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction that is on the disk when this returns; the work may be run twice (see above)."""
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, ends_a_run: bool = False) -> T:
+        """Run `work` in a transaction that is on the disk when this returns; the work may be run twice (see above).
+
+        Raises not_ready while the database is yielded, but for what `ends_a_run`.
+        """
+        if self.is_yielded and not ends_a_run:
+            raise PyfaasError(Code.NOT_READY, "the server is being replaced", hint="send it again", retry_after=1.0)
         return await self._write.run(work)
+
+    async def yield_writes(self) -> None:
+        """Let another process decide: refuse what is not the end of a run; what was asked for before is on the disk."""
+        self.is_yielded = True
+        await self._write.run(lambda _connection: None)
 
     async def append(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction that survives this process, but perhaps not a power cut."""

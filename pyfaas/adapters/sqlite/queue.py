@@ -60,7 +60,7 @@ class SqliteQueue:
         values = ended | {"state": state, "finished": attempt.finished if state.is_terminal else None}
         if "error" in values:
             values["error"] = rows.to_json(values["error"])
-        return await self._database.write(lambda connection: _finish(connection, job_id, fence, attempt, values))
+        return await self._database.write(lambda c: _finish(c, job_id, fence, attempt, values), ends_a_run=True)
 
     async def cancel(self, job_id: InvocationId, at: float) -> Job | None:
         """Cancel a job and return it as it is now; a terminal one stays as it was; None when unknown."""

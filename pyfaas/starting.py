@@ -1,0 +1,169 @@
+"""How a keeper starts things: what it finds out first, a launcher, a server, and the two tied together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pyfaas import premises
+from pyfaas.adapters import indexes
+from pyfaas.children import Child, Team
+from pyfaas.config import Config, process_environment
+from pyfaas.handover import Handover
+from pyfaas.premises import STORES
+from sandbox import doctor
+from sandbox.host.spawn import memory_file, spawn
+from sandbox.launcher.options import LauncherOptions
+
+# Run by the server's interpreter. A cell that cannot be built is a refusal: the kernel will not change its mind.
+SERVER = """
+import os, sys
+sys.path.insert(0, {path!r})
+sys.path.extend(path for path in {search!r} if path not in sys.path)  # the keeper's own: what -I leaves out of it
+from pyfaas.handover import Handover
+from sandbox.errors import SandboxError
+from sandbox.launcher.cell import Cell, enter
+given = Handover.from_descriptor({descriptor})
+try:
+    enter(Cell(data=given.config.data_dir, uid=given.uid, needed=given.needed, without=given.weaker))
+except SandboxError as error:
+    os.write(2, f"pyfaas serve: the server cannot be confined: {{error}}\\n".encode())
+    os._exit(78)
+from pyfaas.server import main
+main(given)
+"""
+
+
+def survey(config: Config) -> Handover:
+    """Find out all that a server is given but its descriptors; raises Refused, LayerMissing or ValueError."""
+    layers = doctor.layers()
+    allowed = [name for name in config.allow_weaker_isolation.split(",") if name]
+    premises.ask_for_scope(has_cgroups=any(layer.live for layer in layers if layer.name == "cgroups"))
+    weaker = doctor.require(layers, allowed)
+    found = indexes.discover(process_environment(), os.path.expanduser("~"))
+    return Handover(
+        config=replace(config, data_dir=os.path.abspath(config.data_dir)),
+        uid=premises.server_uid(config),
+        needed=_needed(),
+        layers=tuple(layers),
+        weaker=tuple(weaker),
+        tool=found.order(),
+        binds=found.binds,
+    )
+
+
+def start_team(given: Handover, program: str, half: int, beside: Sequence[str], inherit: socket.socket | None) -> Team:
+    """Start a launcher and a server, which gets what is given and listens there; raises OSError or Refused.
+
+    `beside` are the tags of launchers that live, `inherit` is where a predecessor's connections come from, `half` tells
+    which part of the uids the VMs get.
+    """
+    life_read, life_write = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)  # noqa: FBT003 - the call's shape
+    tag = new_tag()
+    control, launcher = start_launcher(given, life_read, tag, half, beside)
+    server = _start_server(
+        replace(
+            given,
+            launcher=control.fileno(),
+            keeper=theirs.fileno(),
+            life=life_write,
+            inherit=inherit.fileno() if inherit is not None else -1,
+        ),
+        program,
+    )
+    for opened in (theirs, control):
+        opened.close()
+    os.close(life_write)
+    now = time.monotonic()
+    return Team(server, launcher, ours, life_read, tag, half, now, now)
+
+
+def new_tag() -> str:
+    """Return a launcher's part in the names of its groups."""
+    return os.urandom(3).hex()
+
+
+def _start_server(given: Handover, program: str) -> Child:
+    descriptor = memory_file(given.encode())
+    program = program.format(path=_project(), search=[p for p in sys.path if p], descriptor=descriptor)
+    passed = [given.listen, given.launcher, given.keeper, given.life, descriptor]
+    try:
+        return Child(
+            subprocess.Popen(
+                [sys.executable, "-I", "-c", program, "pyfaas-server"],
+                pass_fds=passed if given.inherit < 0 else [*passed, given.inherit],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                process_group=0,  # Ctrl-C is the keeper's to pass on, once
+            )
+        )
+    finally:
+        os.close(descriptor)
+
+
+def start_launcher(given: Handover, life: int, tag: str, half: int, beside: Sequence[str]) -> tuple[socket.socket, Child]:
+    """Start a launcher; returns its control socket and the process. Raises OSError or Refused."""
+    config, data = given.config, given.config.data_dir
+    premises.check_stores(config)  # the server that runs beside could have changed them
+    first, count = uids(config, half)
+    options = LauncherOptions(
+        instance=_instance(data),
+        tag=tag,
+        beside=tuple(beside),
+        root=f"{data}/run",
+        entry="pyfaas.runtime.container:serve",
+        warm="pyfaas.runtime.warm:warm",
+        awaits_code=True,
+        rehearse="pyfaas.runtime.warm:rehearse",
+        uid_base=first,
+        uid_count=count,
+        stores={name: f"{data}/{name}" for name in STORES},
+        binds=given.binds,
+        without=given.weaker,
+        life=life,
+    )
+    control, process = spawn(options)
+    return control, Child(process)
+
+
+def uids(config: Config, half: int) -> tuple[int, int]:
+    """Return the first uid of a launcher's VMs and how many it has: two launchers at once must not share any.
+
+    A range too small for two gives both the whole: then, for the time of an upgrade, VMs of two launchers may have one uid.
+    """
+    first, count = config.uid_base + 1, config.uid_count - 1
+    if count // 2 < config.max_vms:
+        return first, count
+    return first + half * (count // 2), count // 2
+
+
+def _project() -> str:
+    return str(Path(__file__).resolve().parents[1])
+
+
+def _needed() -> tuple[str, ...]:
+    """Return what an interpreter like this one reads: its prefixes, the project and the module search path."""
+    paths = {
+        sys.prefix,
+        sys.base_prefix,
+        os.path.realpath(sys.base_prefix),
+        os.path.realpath(sys.executable),
+        _project(),
+    }
+    paths |= {path for path in sys.path if path and os.path.isdir(path)}
+    return tuple(sorted(os.path.abspath(path) for path in paths if os.path.exists(path)))
+
+
+def _instance(data: str) -> str:
+    """Name this data directory's cgroups, so that a later start finds what a crash left."""
+    return hashlib.sha256(data.encode()).hexdigest()[:8]
