@@ -1,0 +1,158 @@
+"""What holds for every verb alike: its help, and the options before and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pyfaas.cli import tree
+from pyfaas.cli.options import Globals, Output
+from pyfaas.cli.verbs import LOCAL, VERBS
+from tests.cli.command import Cli
+
+# What each verb needs to be run at all, with --curl; `{…}` are files that the test makes.
+ARGUMENTS = {
+    "deploy": "echo.py",
+    "invoke": "echo -d {}",
+    "run": "echo.py",
+    "map": "echo -i in.ndjson",
+    "logs": "echo",
+    "describe": "echo",
+    "versions": "echo",
+    "rm": "echo",
+    "rollback": "echo",
+    "alias set": "echo:live 1",
+    "alias ls": "echo",
+    "alias rm": "echo:live",
+    "jobs get": "job-1",
+    "jobs wait": "job-1",
+    "jobs cancel": "job-1",
+    "jobs replay": "job-1",
+    "account create": "north",
+    "account rm": "north",
+    "token revoke": "tok-1",
+    "backup": "out.backup",
+    "login": "--url http://127.0.0.1:1",
+}
+OWN_OUTPUT = {"map"}  # whose -o is a file
+
+
+def leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the commands that do something, by their path."""
+    children = getattr(command, "commands", None)
+    if not children:
+        yield path, command
+    for name, child in (children or {}).items():
+        yield from leaves(f"{path} {name}", child)
+
+
+LEAVES = dict(pair for verb in VERBS for pair in leaves(verb, tree.load(verb)))
+ASKING = [path for path in LEAVES if path.split()[0] not in LOCAL]
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_help_says_what_a_verb_does(path: str) -> None:
+    """Each verb has a sentence, each argument a name in capitals and a meaning, each option a meaning."""
+    command = LEAVES[path]
+    assert re.fullmatch(r"[A-Z].*[^.]\.", command.help.strip(), re.DOTALL), command.help
+    for param in command.params:
+        assert param.help, param.name
+        if param.param_type_name == "argument":
+            assert param.metavar, param.name
+            assert command.epilog, "a verb with an argument has an example"
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if LEAVES[path].epilog])
+def test_examples_of_the_help_can_be_typed(path: str) -> None:
+    """The example in a verb's help is that verb, with arguments and options that it has."""
+    text = LEAVES[path].epilog.removeprefix("Example: ")
+    words = shlex.split(re.split(r" [|<>]|&&|; ", text.replace("source <(", "").replace(")", ""))[0])
+    assert words[: 1 + len(path.split())] == ["pyfaas", *path.split()]
+    context = LEAVES[path].make_context(path, words[1 + len(path.split()) :], obj=Globals())
+    context.close()
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], Globals]:
+    """Return what tells what the options of a command line said to its verb, which is not run."""
+    heard: list[Globals] = []
+    load = tree.load
+
+    def deaf(verb: str) -> Any:
+        command = load(verb)
+        for _, leaf in leaves(verb, command):
+            leaf.invoke = lambda context: heard.append(context.find_object(Globals))
+        return command
+
+    def of(words: list[str]) -> Globals:
+        assert tree.run(words) == 0
+        return heard.pop()
+
+    monkeypatch.setattr(tree, "load", deaf)
+    return of
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_options_work_before_and_after_the_verb(said: Callable[[list[str]], Globals], path: str) -> None:
+    """-o, -q, -v and --curl say the same on both sides of every verb."""
+    words = [*path.split(), *shlex.split(ARGUMENTS.get(path, "f" if path in ("restore",) else ""))]
+    options = ["-q", "-v", "--curl", *([] if path in OWN_OUTPUT else ["-o", "yaml"])]
+    before, after = said([*options, *words]), said([*words, *options])
+    assert before == after
+    assert (before.quiet, before.verbose, before.curl) == (True, True, True)
+    assert path in OWN_OUTPUT or before.output is Output.YAML
+
+
+@pytest.mark.parametrize("path", ASKING)
+def test_curl_prints_and_does_nothing(cli: Cli, path: str) -> None:
+    """--curl before and after every verb prints one and the same command, and no request is made."""
+    (cli.directory / "echo.py").write_text("def handler(event, context): ...\n")
+    (cli.directory / "in.ndjson").write_text("{}\n")
+    cli.url = "http://127.0.0.1:1"  # where nobody is
+    words = [*path.split(), *shlex.split(ARGUMENTS.get(path, ""))]
+    done = [cli("--curl", *words), cli(*words, "--curl")]
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr
+    assert "pf_good" not in done[0].stdout
+    first, second = (re.sub(r"run-\w+|[\d.]{14,}", "", each.stdout) for each in done)
+    assert first == second
+    assert "curl" in shlex.split(first)
+    assert sorted(path.name for path in cli.directory.iterdir()) == ["echo.py", "in.ndjson"]
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path.split()[0] in LOCAL])
+def test_a_verb_without_a_request_says_so(cli: Cli, path: str) -> None:
+    """--curl never makes a verb do something else than print."""
+    done = cli(path, *(["x"] if path == "restore" else []), "--curl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sends no request" in done.stderr
+    assert list(cli.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("depoly x", "no verb 'depoly'; did you mean deploy?"),
+        ("jobs cancle x", "Did you mean 'cancel'?"),
+        ("ls --quite", "--quiet"),
+        ("invoke echo --dat x", "--data"),
+        ("serve -s prt=1", "did you mean port?"),
+        ("serve -s port=x", "port must be an int, not 'x'"),
+        ("serve --port x", "not a whole number"),
+        ("jobs ls --state ded", "dead"),
+        ("usage --by fuction", "function, alias or api"),
+        ("invoke echo --stale no", "allow or forbid"),
+        ("completion bsh", "bash, zsh and fish"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_what_was_meant(words: str, told: str) -> None:
+    """A wrong verb, option, key or value is answered with the right one."""
+    shown = io.StringIO()
+    with contextlib.redirect_stderr(shown):
+        assert tree.run(shlex.split(words)) in (2, 3)
+    assert told in shown.getvalue()
