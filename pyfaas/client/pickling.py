@@ -179,7 +179,7 @@ def _inside(value: Any) -> dict[str, Any]:
         return {f"[{key!r}]": each for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return {f"[{index}]": each for index, each in enumerate(value)}
-    if type(value).__reduce__ is not object.__reduce__:  # it decides itself, and says why
+    if any("__reduce__" in vars(kind) for kind in type(value).__mro__[:-1]):  # it decides itself, and says why
         return {}
     return {f".{name}": each for name, each in getattr(value, "__dict__", {}).items()}
 

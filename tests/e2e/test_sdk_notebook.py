@@ -1,0 +1,160 @@
+"""The SDK in a notebook: `__main__` without a file, cells that are run again, and an event loop that is running already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+from tests.e2e.house import House
+from tests.e2e.programs import KERNEL, Ran, run, write
+
+
+def kernel(house: House, directory: Path, *cells: str) -> Ran:
+    """Run cells in a kernel of their own."""
+    return run(house, directory, "-c", KERNEL, given=json.dumps([dedent(cell) for cell in cells]))
+
+
+def test_cells_in_order(house: House, tmp_path: Path) -> None:
+    """Functions, lambdas, closures and classes of cells travel; blocking calls work although the kernel's loop runs."""
+    write(tmp_path, {"beside.py": "WORD = 'beside'\n"})
+    ran = kernel(
+        house,
+        tmp_path,
+        "import pyfaas, asyncio\napp = pyfaas.App('cells')",
+        """
+        import dataclasses
+        FACTOR = 3
+
+        @dataclasses.dataclass
+        class Item:
+            n: int
+            def scaled(self): return self.n * FACTOR
+        """,
+        """
+        @app.function()
+        def scale(item: Item) -> dict:
+            import beside
+            return {"scaled": item.scaled(), "beside": beside.WORD}
+
+        shout = app.function(name="shout")(lambda text: text.upper() + "!")
+
+        def power(exponent):
+            @app.function(name=f"power{exponent}")
+            def inside(n): return n ** exponent
+            return inside
+
+        square, cube = power(2), power(3)
+
+        @app.function()
+        async def slowly(n):
+            for i in range(n):
+                await asyncio.sleep(0)
+                yield i
+        """,
+        """
+        with app.run():
+            print(scale.remote(Item(2)), shout.remote("a"), square.remote(5), cube.remote(2))
+            print(list(slowly.remote(3)), list(square.map(range(4))))
+            print(await shout.remote.aio("b"), [n async for n in slowly.remote.aio(2)], await (await cube.spawn.aio(3)).get.aio())
+        """,
+        """
+        async with app.run():
+            async def numbers():
+                for n in range(3):
+                    await asyncio.sleep(0)
+                    yield n
+            print([n async for n in square.map.aio(numbers())])
+            print(await asyncio.gather(*(square.remote.aio(n) for n in range(10))))
+        """,
+    )
+    assert (ran.status, ran.errors) == (0, ""), ran.errors
+    assert ran.out == [
+        "{'scaled': 6, 'beside': 'beside'} A! 25 8",
+        "[0, 1, 2] [0, 1, 4, 9]",
+        "B! [0, 1] 27",
+        "[0, 1, 4]",
+        "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]",
+    ]
+
+
+def test_a_cell_that_is_run_again_replaces_its_function(house: House, tmp_path: Path) -> None:
+    """After `deploy`, or inside a run, a function defined anew or added is published by its next call; old names stay valid."""
+    ran = kernel(
+        house,
+        tmp_path,
+        "import pyfaas\napp = pyfaas.App('again')",
+        "@app.function()\ndef f(): return 'first'\nold = f",
+        "versions = app.deploy()\nprint(f.remote(), versions['f']['version'])",
+        "@app.function(memory='64M')\ndef f(): return 'second'",
+        "print(f.remote(), old.remote(), old.local(), len(app.functions), app.client.function('again-f')['latest'])",
+        "@app.function()\ndef g(): return f() + ' called'",
+        "print(g.remote(), list(g.map([], [])))",
+        "print(sorted(app.deploy()), f.remote())",
+        """
+        with app.run():
+            @app.function()
+            def h(): return 'within'
+            print(h.remote(), h.spawn().get(30))
+            names = [app.published(name) for name in app.functions]
+        print({each["name"] for each in app.client.functions()} & set(names))
+        """,
+        "print(f.remote())\ntry: h.remote()\nexcept pyfaas.NotFound: print('not deployed')",
+        "for name in ('f', 'g'): app.client.remove(app.published(name))",
+    )
+    assert (ran.status, ran.errors) == (0, ""), ran.errors
+    assert ran.out == [
+        "first 1",
+        "second second first 1 2",
+        "second called []",
+        "['f', 'g'] second",
+        "within within",
+        "set()",
+        "second",
+        "not deployed",
+    ]
+
+
+def test_an_error_in_a_cell_shows_its_line(house: House, tmp_path: Path) -> None:
+    """The traceback names the cell and the line that failed in the container, and the client says what kind it was."""
+    ran = kernel(
+        house,
+        tmp_path,
+        "import pyfaas\napp = pyfaas.App('broken')",
+        "@app.function()\ndef fails(n):\n    return 1 / n",
+        """
+        with app.run():
+            try:
+                fails.remote(0)
+            except pyfaas.FunctionError as error:
+                print(error.error_type, error.message, error.outcome, bool(error.invocation_id))
+                print(*error.stack_trace)
+            try:
+                fails.remote()
+            except pyfaas.InvalidRequest as error:
+                print(error.code, error)
+        """,
+    )
+    assert (ran.status, ran.errors) == (0, ""), ran.errors
+    assert ran.out[0] == "ZeroDivisionError division by zero error True"
+    assert "<ipython-input-2-0a1b2c>" in ran.out[1]
+    assert "line 3, in fails" in ran.out[1]
+    assert ran.out[-1] == "invalid_event the event does not fit the function: missing 'n'"
+
+
+def test_a_run_inside_a_run_is_refused(house: House, tmp_path: Path) -> None:
+    """One app has one run at a time; the outer one goes on."""
+    ran = kernel(
+        house,
+        tmp_path,
+        "import pyfaas\napp = pyfaas.App('nested')\n@app.function()\ndef one(): return 1",
+        """
+        with app.run():
+            try:
+                with app.run(): pass
+            except RuntimeError as error:
+                print("running already" in str(error))
+            print(one.remote())
+        """,
+    )
+    assert (ran.out, ran.errors) == (["True", "1"], "")
