@@ -9,6 +9,7 @@ raises while it is imported is data (`LoadFailed`), never the end of the process
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import os
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from pyfaas.runtime import report, sdk, shapes
@@ -27,6 +28,8 @@ from pyfaas.runtime.context import Assignment
 _DEFAULT_MODULE = "main"
 _PICKLE = "function.pkl"
 _BARE = {"HOME": "/tmp", "TMPDIR": "/tmp", "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}  # noqa: S108
+_SHOWN = {name: getattr(sys.flags, name) for name in dir(sys.flags) if not name.startswith(("_", "n_")) and name not in {"count", "index"}}
+_FLAGS = SimpleNamespace(**{**_SHOWN, "isolated": 0, "ignore_environment": 0, "safe_path": False})
 
 
 class LoadFailed(Exception):
@@ -110,7 +113,11 @@ def load(order: Order, arrive: Callable[[], None] = lambda: None) -> tuple[str, 
 
 
 def prepare(order: Order) -> None:
-    """Set environment and search path to what the version names."""
+    """Set environment and search path to what the version names.
+
+    Programs that the code starts find its modules and its packages' programs too: joblib's workers are `python -m joblib…`.
+    """
+    paths = _paths(order)
     os.environ.clear()
     os.environ.update(_BARE)
     os.environ.update({str(key): str(value) for key, value in order.env.items()})
@@ -119,11 +126,24 @@ def prepare(order: Order) -> None:
         PYFAAS_VERSION=order.version,
         PYFAAS_ACCOUNT=order.account,
         PYFAAS_MEMORY_MIB=str(order.memory_mib),
+        PYTHONPATH=":".join(filter(None, (order.env.get("PYTHONPATH"), *paths))),
+        PATH=":".join((*(f"{path}/bin" for path in paths[1:]), os.environ["PATH"])),
     )
     if "TZ" in order.env:
         time.tzset()
     sys.dont_write_bytecode = True  # the code is read-only
-    sys.path[:] = [*_paths(order), *standard_library()]
+    sys.path[:] = [*paths, *standard_library()]
+    _look_ordinary()
+
+
+def _look_ordinary() -> None:
+    """Undo what `python -I -S`, which the launcher is, would mean to the code.
+
+    multiprocessing and joblib start interpreters with the flags that sys.flags shows, and an isolated one reads no
+    PYTHONPATH. `exit` and `quit` come from the module site, which -S leaves out.
+    """
+    sys.flags = _FLAGS  # type: ignore[assignment]
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)
 
 
 def enter(order: Order) -> None:

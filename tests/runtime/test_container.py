@@ -6,6 +6,7 @@ import json
 import select
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -356,10 +357,41 @@ def test_context_and_environment(guest: Guest) -> None:
     assert "hidden" not in said["repr"]
     assert said["env"].keys() == {
         "HOME", "TMPDIR", "PATH", "LANG", "QUALITY", "PYFAAS_FUNCTION", "PYFAAS_VERSION", "PYFAAS_ACCOUNT",
-        "PYFAAS_MEMORY_MIB", "PYFAAS_INVOCATION_ID",
+        "PYFAAS_MEMORY_MIB", "PYFAAS_INVOCATION_ID", "PYTHONPATH",
     }  # fmt: skip
+    assert said["env"]["PYTHONPATH"] == str(guest.code)
     assert said["env"]["LANG"] == "de_DE.UTF-8"
     assert said["cwd"] == str(guest.code)
+
+
+def test_a_program_that_it_starts_finds_its_packages(guest: Guest, tmp_path: Path) -> None:
+    """An interpreter that the code starts imports its modules and its packages, and a package's program is found by name."""
+    package = tmp_path / "packages"
+    (package / "bin").mkdir(parents=True)
+    (package / "installed_thing.py").write_text("NUMBER = 42")
+    (package / "bin" / "thing").write_text("#!/bin/sh\necho ran")
+    (package / "bin" / "thing").chmod(0o755)
+    source = """
+    import subprocess, sys
+    def handler(event, context):
+        child = [sys.executable, "-c", "import installed_thing, main; print(installed_thing.NUMBER, main.__name__)"]
+        return [subprocess.run(command, cwd="/tmp", capture_output=True, text=True).stdout for command in (child, ["thing"])]
+    """
+    guest.load(source, paths=[str(guest.code), str(package)], env={"PYTHONPATH": "/own"})
+    assert guest.call().json == ["42 main\n", "ran\n"]
+
+
+def test_the_interpreter_looks_ordinary(guest: Guest) -> None:
+    """What the launcher was started with shows neither in sys.flags, which decides how children are started, nor in `exit`."""
+    source = """
+    import subprocess, sys
+    def handler(event, context):
+        if event: exit("over")
+        return [sys.flags.isolated, sys.flags.ignore_environment, "-I" in subprocess._args_from_interpreter_flags(), sys.flags.utf8_mode]
+    """
+    guest.load(source)
+    assert guest.call().json == [0, 0, False, sys.flags.utf8_mode]
+    assert guest.call(1).json["errorType"] == "SystemExit"
 
 
 def test_prefetched_calls_are_answered_in_order(guest: Guest) -> None:
