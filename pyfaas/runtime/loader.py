@@ -143,7 +143,12 @@ def _look_ordinary() -> None:
     PYTHONPATH. `exit` and `quit` come from the module site, which -S leaves out.
     """
     sys.flags = _FLAGS  # type: ignore[assignment]
-    vars(builtins).update(exit=sys.exit, quit=sys.exit)
+    vars(builtins).update(exit=_leave, quit=_leave)
+
+
+def _leave(code: object = None) -> None:
+    """Do what `exit` does; without closing standard input, whose number the next opened file would get."""
+    raise SystemExit(code)
 
 
 def enter(order: Order) -> None:
