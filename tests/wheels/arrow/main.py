@@ -19,7 +19,8 @@ def files():
     pq.write_table(TABLE, "/tmp/birds.parquet", compression="zstd")
     feather.write_feather(TABLE, "/tmp/birds.feather")
     pcsv.write_csv(TABLE, "/tmp/birds.csv")
-    return [pq.read_table("/tmp/birds.parquet").equals(TABLE), feather.read_table("/tmp/birds.feather", memory_map=True).equals(TABLE), pcsv.read_csv("/tmp/birds.csv").equals(TABLE)]
+    parquet = pq.read_table("/tmp/birds.parquet")
+    return [parquet.equals(TABLE), feather.read_table("/tmp/birds.feather", memory_map=True).equals(TABLE), pcsv.read_csv("/tmp/birds.csv").equals(TABLE)]
 
 
 def dataset():

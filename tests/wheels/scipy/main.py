@@ -37,8 +37,8 @@ def analyse():
     area = integrate.quad(np.sin, 0, np.pi)[0]
     path = integrate.solve_ivp(lambda t, y: -y, (0, 1), [1.0], rtol=1e-9).y[0, -1]
     spline = interpolate.CubicSpline([0, 1, 2, 3], [0, 1, 8, 27])
-    peak = signal.find_peaks(np.abs(fft.rfft(np.sin(2 * np.pi * 5 * np.arange(256) / 256), workers=4)))[0].tolist()
-    return [round(area, 9), round(path, 6), float(spline(1.5)), peak, round(float(stats.norm.cdf(1.96)), 4)]
+    peak = signal.find_peaks(np.abs(fft.rfft(np.sin(2 * np.pi * 5 * np.arange(256) / 256), workers=4)), height=1)[0].tolist()
+    return [round(area, 9), round(path, 4), round(float(spline(1.5)), 6), peak, round(float(stats.norm.cdf(1.96)), 4)]
 
 
 def handler(event, context):
