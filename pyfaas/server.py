@@ -34,7 +34,7 @@ from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.adapters.trees import TreeDirectories
 from pyfaas.adapters.workers import SandboxWorkers
-from pyfaas.errors import PyfaasError
+from pyfaas.errors import Code, PyfaasError
 from pyfaas.handover import Handover, hear, tell
 from pyfaas.model import Scope, VersionState
 from pyfaas.passing import Incoming, Outgoing
@@ -55,6 +55,7 @@ from sandbox.errors import LauncherGone, SandboxError
 from sandbox.host.launcher import Launcher
 
 log = logging.getLogger(__name__)
+_AGAIN = 1
 _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
 _AGAIN = 75  # EX_TEMPFAIL: it does
 _FLUSH_S = 1.0
@@ -305,10 +306,11 @@ async def _run(given: Handover) -> int:
     except LauncherGone as error:
         print(f"pyfaas serve: {error}", file=sys.stderr)
         return _AGAIN
-    except (PyfaasError, SandboxError) as error:
+    except (PyfaasError, SandboxError, OSError) as error:
         hint = f"; {error.hint}" if isinstance(error, PyfaasError) and error.hint else ""
         print(f"pyfaas serve: {error}{hint}", file=sys.stderr)
-        return _REFUSES
+        is_full = isinstance(error, PyfaasError) and error.code is Code.STORAGE_FULL
+        return _AGAIN if is_full or isinstance(error, OSError) else _REFUSES
     gc.collect()
     gc.freeze()
     await server.serve()

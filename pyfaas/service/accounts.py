@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyfaas.decisions.access import require
@@ -100,11 +102,19 @@ class Accounts:
         await self._store.revoke_token(token_id, self._clock.now())
         self._registry.drop_token(token)
 
-    async def rotate_admin(self, caller: Caller) -> dict[str, Any]:
-        """Replace the admin's token by a new one."""
+    async def rotate_admin(self, caller: Caller, keep: Callable[[str], None]) -> dict[str, Any]:
+        """Replace the admin's token by a new one; `keep` writes its text where the operator finds it.
+
+        The old one dies last: whatever fails before that, one of the two is known and works.
+        """
         require(caller, Scope.ADMIN)
         text, token = new_token(caller.account.id, caller.token.scopes, "admin", self._clock.now(), None)
         await self._store.add_token(token)
+        try:
+            await asyncio.to_thread(keep, text)
+        except OSError as error:
+            await self._store.revoke_token(token.id, self._clock.now())
+            raise _not_kept(error) from error
         self._registry.put_token(token)
         await self.revoke_token(caller, caller.token.id)
         return {**token_view(token), "token": text}
@@ -123,6 +133,14 @@ def new_token(account: AccountId, scopes: frozenset[Scope], label: str, now: flo
         id=str(uuid.uuid4()), account=account, digest=digest, scopes=scopes, label=label, created=now, expires=expires
     )
     return text, token
+
+
+def _not_kept(error: OSError) -> PyfaasError:
+    evidence = {"errno": errno.errorcode.get(error.errno or 0, str(error.errno))}
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "ask the operator to free space in the data directory"
+        return PyfaasError(Code.STORAGE_FULL, "the server's disk is full", hint=hint, evidence=evidence)
+    return PyfaasError(Code.INTERNAL, "the token's file cannot be written; the old one is valid", evidence=evidence)
 
 
 def _scopes(names: Sequence[str]) -> frozenset[Scope]:

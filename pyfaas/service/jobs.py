@@ -55,6 +55,7 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed: dict[str, asyncio.Event] = {}
         self._loop_task: asyncio.Task[None] | None = None
+        self._is_failing = False  # the store could not be written at the last try: told once
         self._is_claiming = False
 
     async def open(self, *, beside: bool = False) -> int:
@@ -198,6 +199,9 @@ class Jobs:
             self._wake.clear()
             free = self._workers - len(self._tasks)
             claimed = await self._claim(free) if free > 0 else []
+            if claimed is None:  # it is still due: to ask again at once would be a busy loop while the disk is full
+                await asyncio.sleep(_POLL_S)
+                continue
             for job in claimed:
                 task = asyncio.get_running_loop().create_task(self._run(job))
                 self._tasks.add(task)
@@ -208,12 +212,17 @@ class Jobs:
                 except TimeoutError:
                     continue
 
-    async def _claim(self, free: int) -> list[Job]:
+    async def _claim(self, free: int) -> list[Job] | None:
+        """Claim due jobs; None when the store cannot now."""
         try:
-            return list(await self._queue.claim(free, self._clock.now(), self._instance))
+            claimed = list(await self._queue.claim(free, self._clock.now(), self._instance))
         except PyfaasError as error:
-            log.warning("claim_failed", extra={"code": error.code.value})
-            return []
+            if not self._is_failing:
+                log.warning("claim_failed", extra={"code": error.code.value})
+            self._is_failing = True
+            return None
+        self._is_failing = False
+        return claimed
 
     async def _pause(self) -> float:
         if len(self._tasks) >= self._workers:
@@ -284,11 +293,22 @@ class Jobs:
             ended.update(outcome=attempt.outcome, error=error)
             if result.outcome is Outcome.OK:
                 ended.update(result=result.body, result_is_bytes=result.kind == "bytes")
-        await self._queue.finish_attempt(job.id, job.fence, attempt, step.state, **ended)
+        await self._finish(job, attempt, step.state, ended)
         self.ended[step.state] += 1
         self._cancelled.discard(job.id)
         self._tell(job.id)
         self._wake.set()
+
+    async def _finish(self, job: Job, attempt: Attempt, state: JobState, ended: dict[str, Any]) -> None:
+        """Record an attempt's end, however long the store cannot: the run is over, and is not run again for that."""
+        while True:
+            try:
+                await self._queue.finish_attempt(job.id, job.fence, attempt, state, **ended)
+            except PyfaasError as error:
+                log.warning("job_end_waits", extra={"job": job.id, "code": error.code.value})
+                await asyncio.sleep(_POLL_S)
+            else:
+                return
 
     def _tell(self, job_id: str) -> None:
         event = self._changed.pop(job_id, None)

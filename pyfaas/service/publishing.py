@@ -31,6 +31,8 @@ from sandbox.errors import SandboxError
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _BACK_OFF_S = 1.0
+_STORE_S = 2.0
+_LATER = frozenset({Code.STORAGE_FULL, Code.INTERNAL})
 
 
 class Publisher:
@@ -201,7 +203,15 @@ class Publisher:
     async def _set(self, entry: Entry, version: Version) -> Version:
         current = entry.versions[version.number]
         version = replace(version, withdrawn=current.withdrawn, deleted=current.deleted)
-        await self._store.set_version(version)
+        while True:
+            try:
+                await self._store.set_version(version)
+                break
+            except PyfaasError as error:
+                if error.code not in _LATER:
+                    raise
+                log.warning("version_state_waits", extra={"function": entry.function.name, "code": error.code.value})
+            await asyncio.sleep(_STORE_S)  # a state that was reached is told once the store can be written again
         entry.put(version)
         return version
 

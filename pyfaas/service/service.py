@@ -108,9 +108,8 @@ class Service:
 
     async def rotate_admin(self, caller: Caller) -> dict[str, Any]:
         """Replace the admin's token, also in the data directory."""
-        made = await self.accounts.rotate_admin(caller)
-        write_secret(os.path.join(self.config.data_dir, "admin.token"), made["token"])
-        return made
+        path = os.path.join(self.config.data_dir, "admin.token")
+        return await self.accounts.rotate_admin(caller, lambda text: write_secret(path, text))
 
     # ---- functions
 
@@ -351,7 +350,7 @@ class Service:
         await self._journal.flush()
         account = None if caller.may(Scope.ADMIN) else caller.account.id
         rows = await self._store.usage(account, since, until)
-        return [dict(row, function=self._name_of(row.get("function"))) for row in rows]
+        return [views.usage_view(row, since, until) for row in rows]
 
     def fleets(self, caller: Caller) -> dict[str, Any]:
         """Show VMs and containers: an account's own, an admin all."""
@@ -393,11 +392,16 @@ class Service:
     def limits(self, caller: Caller) -> dict[str, Any]:
         """Show every limit with its value, unit and the option that sets it."""
         c = self.config
-        bytes_limits = ("sync_payload", "async_payload", "bundle_packed", "bundle_unpacked", "environment_size", "env_bytes", "log_bytes")
+        bytes_limits = (
+            *("sync_payload", "async_payload", "bundle_packed", "bundle_unpacked", "environment_size", "env_bytes", "log_bytes"),
+            *("log_account_bytes", "reserve_bytes"),
+        )
         counts = ("account_concurrency", "queue_limit", "max_vms", "max_containers", "async_workers")
         values: dict[str, tuple[Any, str, str]] = {name: (getattr(c, name), "bytes", name) for name in bytes_limits}
         values.update({name: (getattr(c, name), "count", name) for name in counts})
+        values.update({name: (getattr(c, name), "days", name) for name in ("log_days", "build_log_days", "job_days", "usage_days")})
         values.update(
+            unused=(c.unused_hours, "hours", "unused_hours"),
             timeout_min=(1, "s", ""), timeout_max=(900, "s", ""), memory_min=(64 << 20, "bytes", ""), alias_chain=(8, "count", "")
         )
         return views.limits_view(values)
@@ -450,3 +454,6 @@ def write_secret(path: str, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(directory)
+    os.close(directory)
