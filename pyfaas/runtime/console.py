@@ -15,8 +15,10 @@ import io
 import os
 import sys
 import termios
+import time
 
 _READ = 65536
+_NAP_S, _PATIENCE = 0.001, 1_000
 
 
 class Console:
@@ -46,6 +48,21 @@ class Console:
             self._flush_err()
         except (ValueError, OSError):  # the code closed sys.stdout, or fd 1 itself
             self.open()
+
+    def has_text(self) -> bool:
+        """Tell whether something lies in the pipes."""
+        self.flush()
+        try:
+            return any(fcntl.ioctl(pipe, termios.FIONREAD, self._count) or self._count[0] for pipe in (self._out, self._err))
+        except OSError:  # the code closed our read ends
+            return False
+
+    def wait_until_read(self) -> None:
+        """Wait until the host has read what lies in the pipes, for as long as it may reasonably take."""
+        for _ in range(_PATIENCE):
+            if not self.has_text():
+                return
+            time.sleep(_NAP_S)
 
     def take(self) -> tuple[bytes, bytes]:
         """Return what was written to fd 1 and fd 2 since the last time, cut at `log_bytes` with a mark."""

@@ -26,7 +26,6 @@ from pyfaas.service.ids import Ids
 from pyfaas.service.lane import AccountLoad, Call, Lane, meta_of
 from pyfaas.service.registry import Entry, Registry
 from pyfaas.service.session import Doom
-from sandbox.wire import Kind
 
 TICK_S = 0.02
 _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
@@ -267,7 +266,7 @@ class Dispatcher:
 
     def _lane_loaded(self, lane: Lane) -> None:
         """Complete the cut-over once the new version has as many containers as the old one keeps busy."""
-        if lane in self._cutting and (lane.ahead == 0 or lane.containers - lane.coming >= max(1, self._old_busy(lane))):
+        if lane in self._cutting and (lane.ahead == 0 or lane.containers - lane.coming - lane.promised >= max(1, self._old_busy(lane))):
             del self._cutting[lane]
             lane.ahead = 0
             self._cut(lane.entry, lane.version)
@@ -308,7 +307,8 @@ class Dispatcher:
         if call.is_done:
             return
         call.is_left = True
-        if call.session is None or call.request.cancel_on_disconnect or call.session.is_streaming:
+        session = call.session if call.started else None  # one that loads has not started it
+        if session is None or call.request.cancel_on_disconnect or session.is_streaming:
             self.cancel(call)
 
     def cancel(self, call: Call) -> None:
@@ -316,12 +316,14 @@ class Dispatcher:
         if call.is_done or call.is_cancelled:
             return
         session = call.session
-        if session is None:
+        if session is None or not call.started:
+            if session is not None:
+                session.withdraw(call)
             self._give_up(call, plain(call, Outcome.CANCELLED, "the call was cancelled before it started"))
             return
         call.is_cancelled = True
         if session.is_streaming:
-            session.box.send((bytes((Kind.CANCEL,)) + call.id.encode(),))
+            session.withdraw(call)
             session.box.resume()
             session.deadline = min(session.deadline, self.clock.monotonic() + _CANCEL_GRACE_S)
         else:

@@ -3,7 +3,9 @@
 Theory of operation. A call that finds an idle container is started at once. Any other waits in its lane; `pump` sees
 that as many containers are coming (loading, being forked, being opened) as calls wait, and whatever frees or brings a
 container calls it again. A lane that found no room is *starved*, and pumped when a container ends or becomes idle.
-State changes happen between awaits; only forking and opening wait, in tasks that `_tasks` owns.
+A container that is given a version is sent the lane's next plain call along with the order (*promised*): it begins as soon as
+the code is there, without a word from here. Nobody else is given that call meanwhile; if the container is lost before it said that it had loaded, the
+call goes back to its lane. State changes happen between awaits; only forking and opening wait, in tasks that `_tasks` owns.
 """
 
 from __future__ import annotations
@@ -130,9 +132,19 @@ class Fleet:
                 session.end(Doom(Outcome.LOST, f"the code could not be attached: {error}"))
 
         box.limit(lane.limits)
-        box.send((lane.load,))
+        session.order(self._promise(lane))
         box.attach_nowait(lane.mounts, attached)
         asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._spare, slot.vm)
+
+    def _promise(self, lane: Lane) -> Call | None:
+        """Take the call that a container may have with its order: the lane's first, when it is plain and small."""
+        while lane.waiting and lane.waiting[0].is_done:
+            lane.waiting.popleft()
+        if not lane.waiting or not lane.waiting[0].is_plain:
+            return None
+        lane.coming -= 1
+        lane.promised += 1
+        return lane.waiting.popleft()
 
     def _spare(self, vm: str) -> None:
         """Give an active VM another blank, once the call that took the last one is out of the way."""
@@ -191,15 +203,17 @@ class Fleet:
     # ---- running
 
     def _start(self, session: Session, call: Call, now: float) -> None:
-        lane = session.lane
-        lane.busy += 1
-        session.slot.calls += 1
-        self.busy[session] = None
-        deadline = now + lane.timeout_s
+        self._count(session, call)
+        deadline = now + session.lane.timeout_s
         if call.expires and call.expires < deadline:
             deadline = call.expires
-        call.lane = lane
         session.start(call, deadline, now, self.clock.now())
+
+    def _count(self, session: Session, call: Call) -> None:
+        call.lane = session.lane
+        session.lane.busy += 1
+        session.slot.calls += 1
+        self.busy[session] = None
 
     def _next(self, session: Session, now: float) -> bool:
         """Start the lane's next living call in a reserved container, or put the container back; True when one started."""
@@ -211,11 +225,7 @@ class Fleet:
             if call.expires and call.expires <= now:
                 self.finish(call, expired(call, now))
                 continue
-            session.slot.state = State.BUSY
-            if session.why:  # its first call since it was loaded
-                call.why, call.init_s, session.why = session.why, now - session.slot.since, ""
-                self.cold[call.why] += 1
-            session.slot.since = now
+            self._occupy(session, call, now)
             self._start(session, call, now)
             return True
         session.why = ""
@@ -223,24 +233,53 @@ class Fleet:
         self._feed()
         return False
 
+    def _occupy(self, session: Session, call: Call, now: float) -> None:
+        session.slot.state = State.BUSY
+        if session.why:  # its first call since it was loaded
+            call.why, call.init_s, session.why = session.why, now - session.slot.since, ""
+            self.cold[call.why] += 1
+        session.slot.since = now
+
+    def _keep_promise(self, session: Session, call: Call, now: float) -> None:
+        """Take note that the call which came with the order has begun."""
+        self._occupy(session, call, now)
+        session.promised = None
+        session.lane.promised -= 1
+        self._count(session, call)
+        session.begin(call, now + session.lane.timeout_s, now)
+
     def _loaded(self, session: Session, ok: Mapping[str, Any] | None, error: Mapping[str, Any] | None) -> None:
-        now, lane = self.clock.monotonic(), session.lane
+        if session.doom is not None:
+            return  # it was given up meanwhile; its end follows, and settles the rest
+        now, lane, promised = self.clock.monotonic(), session.lane, session.promised
         took = now - session.slot.since
-        lane.coming -= 1
-        if not lane.waiting:
-            lane.ahead = max(0, lane.ahead - 1)
+        if promised is None:
+            lane.coming -= 1
+            if not lane.waiting:
+                lane.ahead = max(0, lane.ahead - 1)
         self.busy.pop(session, None)
-        session.drain_logs()
+        if ok is None or ok.get("printed"):  # else what lies there may be the promised call's
+            session.drain_logs()
         self.finisher.init_done(session, took)
         if error is not None:
             session.end(Doom(Outcome.INIT_ERROR, "the code could not be loaded"))
-            if lane.waiting:
-                call = lane.waiting.popleft()
+            call = self._unpromise(session) or (lane.waiting.popleft() if lane.waiting else None)
+            if call is not None:
                 self.finish(call, self.finisher.init_failed(call, error, took))
+        elif promised is not None:
+            self._keep_promise(session, promised, now)
         else:
             self._next(session, now)
         self.pump(lane)
         self.loaded(lane)
+
+    def _unpromise(self, session: Session) -> Call | None:
+        """Take the promised call back from a container that will not run it."""
+        call, session.promised = session.promised, None
+        if call is not None:
+            session.lane.promised -= 1
+            call.session = None
+        return call
 
     def _finished(self, session: Session, answer: Answer | None, rest: bytes, ending: Ending | None) -> None:
         now, call, lane = self.clock.monotonic(), session.call, session.lane
@@ -272,19 +311,30 @@ class Fleet:
         self.pool.container_gone(slot.vm, slot.id)
         lane.containers -= 1
         if was_loading and not had_call:
-            lane.coming -= 1
-            is_theirs = ending.fate not in (Fate.LOST, Fate.KILLED) or session.doom is not None
-            if lane.waiting and is_theirs:
-                call = lane.waiting.popleft()
-                self.finish(call, self.finisher.died_loading(session, call, ending, now))
-            elif not lane.waiting:
-                lane.ahead = max(0, lane.ahead - 1)
-            self.loaded(lane)
+            self._died_loading(session, ending, now)
         self.pump(lane)
         if not (lane.containers or lane.waiting or lane.coming):
             self.lanes.pop((lane.tenant, lane.key), None)
             lane.entry.routes.clear()
         self._feed()
+
+    def _died_loading(self, session: Session, ending: Ending, now: float) -> None:
+        """End the call that the container was loaded for, unless its end was ours: then the call waits for another."""
+        lane, call = session.lane, self._unpromise(session)
+        is_theirs = ending.fate not in (Fate.LOST, Fate.KILLED) or session.doom is not None
+        if call is None:
+            lane.coming -= 1
+            if not lane.waiting:
+                lane.ahead = max(0, lane.ahead - 1)
+            elif is_theirs:
+                call = lane.waiting.popleft()
+        elif not is_theirs:
+            if not call.is_done:
+                lane.waiting.appendleft(call)
+            call = None
+        if call is not None:
+            self.finish(call, self.finisher.died_loading(session, call, ending, now))
+        self.loaded(lane)
 
     def _blank_ended(self, vm: str, container: str, ending: Ending) -> None:
         self._blanks.pop(container, None)
@@ -323,7 +373,7 @@ class Fleet:
                     session.deadline = now + _GRACE_S
                 else:
                     session.ended(Ending(fate=Fate.LOST))
-            elif session.call is not None and now - session.call.started > 0.02:
+            elif session.call is None or now - session.call.started > 0.02:
                 session.drain_logs()
 
     def upkeep(self, now: float) -> None:

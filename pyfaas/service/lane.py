@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyfaas.service.registry import Entry
     from pyfaas.service.session import Session
 
+_SMALL = 32 << 10  # bytes of a call's body
 CODE, ENVIRONMENT = "/app/code", "/app/environment"
 
 
@@ -57,6 +58,7 @@ class Lane:
         self.load = packet(Kind.LOAD, json.dumps({**load_order(version, entry.function.name, account_name, config), "awaits": True}).encode())
         self.waiting: deque[Call] = deque()
         self.coming = 0  # containers being loaded, forked or opened for this lane
+        self.promised = 0  # containers that load with their first call sent along
         self.ahead = 0  # containers wanted before a call asks for them: a version is loaded beside the one that runs
         self.busy = 0
         self.containers = 0
@@ -140,6 +142,11 @@ class Call:
         self.expires = now + request.timeout_ms / 1000 if request.timeout_ms is not None else 0.0
         self.is_done = self.is_left = self.is_cancelled = False
         self.why = "idle"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a container may have it before its code is loaded: small, with no deadline but its function's."""
+        return not (self.flags or self.meta or self.expires) and len(self.body) <= _SMALL
 
     @property
     def executed(self) -> int | None:

@@ -54,6 +54,7 @@ class Session:
         "logs",
         "ooms",
         "pids_refused",
+        "promised",
         "slot",
         "state",
         "why",
@@ -73,6 +74,7 @@ class Session:
         self.state = "LOADING"
         self.call: Call | None = None
         self.deadline = 0.0
+        self.promised: Call | None = None  # sent with the order, and begun when that is done
         self.doom: Doom | None = None
         self.is_streaming = False
         self.why = ""  # which step of the cascade gave it, until its first call
@@ -87,10 +89,26 @@ class Session:
 
     def start(self, call: Call, deadline: float, now: float, wall: float) -> None:
         """Send a call; `deadline` and `now` are monotonic, `wall` is the epoch's time at `now`."""
-        self.call, self.state, self.deadline = call, "BUSY", deadline
-        call.session, call.started = self, now
+        self.begin(call, deadline, now)
         until = wall + (deadline - now)
         self.box.send(call_packets(call.flags, call.id.encode(), until, call.meta, call.body))
+
+    def order(self, call: Call | None) -> None:
+        """Send the order to load the lane's version, and behind it a call to begin as soon as that is done."""
+        packets = [self.lane.load]
+        if call is not None:
+            self.promised, call.session = call, self
+            packets += call_packets(call.flags, call.id.encode(), -self.lane.timeout_s, call.meta, call.body)
+        self.box.send(packets)
+
+    def begin(self, call: Call, deadline: float, now: float) -> None:
+        """Take note that the container runs a call: one that it has."""
+        self.call, self.state, self.deadline = call, "BUSY", deadline
+        call.session, call.started = self, now
+
+    def withdraw(self, call: Call) -> None:
+        """Tell the container that nobody waits for a call any more: its stream is closed, and one not begun never begins."""
+        self.box.send((bytes((Kind.CANCEL,)) + call.id.encode(),))
 
     def end(self, doom: Doom) -> None:
         """End the container; its call, if any, gets the doom's outcome when the process is gone."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sandbox import wire
 from sandbox.wire import Flag, Status
 
 from .conftest import ROOT, Guest
@@ -416,3 +417,47 @@ def test_end_of_channel_ends_the_runtime(guest: Guest) -> None:
     guest.load(ECHO)
     guest.channel.close()
     assert guest.process.wait(10) == 0
+
+
+def test_call_may_come_with_the_order(guest: Guest) -> None:
+    """A call that is there before the code is loaded runs behind LOADED, and its time is counted from then."""
+    (guest.code / "main.py").write_text("import time\ntime.sleep(0.4)\ndef handler(event, context):\n    return context.get_remaining_time_in_millis()\n")
+    order = {"do": "load", "function": "f", "version": "1", "account": "a", "code": str(guest.code), "paths": [str(guest.code)], "awaits": True}
+    guest.channel.send(wire.packet(wire.Kind.LOAD, json.dumps(order).encode()))
+    call = guest.next_id()
+    for packet in wire.call_packets(0, call, -1000.0, b"", b"{}"):
+        guest.channel.send(packet)
+    assert guest.channel.recv(wire.MAX_PACKET)[:1] == b"R"
+    remaining = guest.receive(call).json
+    assert 0 < remaining <= 1_000_000
+    later = guest.next_id()
+    for packet in wire.call_packets(0, later, -1000.0, b"", b"{}"):
+        guest.channel.send(packet)
+    assert guest.receive(later).json <= 1_000_000
+
+
+def test_call_that_was_withdrawn_does_not_begin(guest: Guest) -> None:
+    """Whoever left while the code was loaded is answered as cancelled, and the handler does not run for him."""
+    (guest.code / "main.py").write_text("count = 0\ndef handler(event, context):\n    global count\n    count += 1\n    return count\n")
+    order = {"do": "load", "function": "f", "version": "1", "account": "a", "code": str(guest.code), "paths": [str(guest.code)], "awaits": True}
+    call = guest.next_id()
+    (first,) = wire.call_packets(0, call, -60.0, b"", b"{}")
+    for packet in (wire.packet(wire.Kind.LOAD, json.dumps(order).encode()), first, wire.packet(wire.Kind.CANCEL, call)):
+        guest.channel.send(packet)
+    assert guest.channel.recv(wire.MAX_PACKET)[:1] == b"R"
+    assert guest.receive(call).status == Status.CANCELLED
+    assert guest.call({}).json == 1
+
+
+def test_what_the_import_printed_is_not_the_first_calls(guest: Guest) -> None:
+    """A call that came with the order begins when the host has read the import's output, and has its own only."""
+    (guest.code / "main.py").write_text("print('importing')\ndef handler(event, context):\n    print('calling')\n")
+    order = {"do": "load", "function": "f", "version": "1", "account": "a", "code": str(guest.code), "paths": [str(guest.code)], "awaits": True}
+    call = guest.next_id()
+    (first,) = wire.call_packets(0, call, -60.0, b"", b"{}")
+    guest.channel.send(wire.packet(wire.Kind.LOAD, json.dumps(order).encode()))
+    guest.channel.send(first)
+    loaded = guest.channel.recv(wire.MAX_PACKET)
+    assert json.loads(loaded[1:])["printed"] is True
+    assert guest.rest_of(guest.out_read) == "importing\n"
+    assert guest.receive(call).out == "calling\n"

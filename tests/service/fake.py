@@ -45,22 +45,32 @@ class FakeContainer:
         self.on_packet: Callable[[bytes], None] = lambda _packet: None
         self.on_end: Callable[[Ending], None] = lambda _ending: None
         self.calls: list[bytes] = []
+        self.withdrawn: list[bytes] = []
         self.code: tuple[str, ...] = ()
-        self.is_dead = False
+        self.is_dead = self.is_loading = False
 
     def send(self, packets: Iterable[bytes]) -> None:
         """Take packets."""
         for sent in packets:
             if sent[0] == Kind.LOAD:
                 self.workers.loads += 1
-                kind = Kind.FAILED if self.workers.is_broken else Kind.LOADED
-                self.on_packet(packet(kind, b'{"errorType": "E", "errorMessage": "m"}' if self.workers.is_broken else b"{}"))
+                self.is_loading = True
+                if not self.workers.is_slow:
+                    self.load()
             elif sent[0] == Kind.CALL:
                 self.calls.append(parse_call(sent).id)
+            elif sent[0] == Kind.CANCEL:
+                self.withdrawn.append(sent[1:])
 
-    def answer(self, body: bytes = b"1") -> None:
+    def load(self) -> None:
+        """Tell how loading ended."""
+        self.is_loading = False
+        kind = Kind.FAILED if self.workers.is_broken else Kind.LOADED
+        self.on_packet(packet(kind, b'{"errorType": "E", "errorMessage": "m"}' if self.workers.is_broken else b"{}"))
+
+    def answer(self, body: bytes = b"1", status: Status = Status.OK_JSON) -> None:
         """Answer the call that runs."""
-        for sent in answer_packets(Status.OK_JSON, self.calls.pop(0), 5, b"", b"", body):
+        for sent in answer_packets(status, self.calls.pop(0), 5, b"", b"", body):
             self.on_packet(sent)
 
     def end(self, fate: Fate = Fate.SIGNALLED) -> None:
@@ -114,7 +124,7 @@ class FakeWorkers:
         self.containers: dict[str, FakeContainer] = {}
         self.tenants: dict[str, set[str]] = {}
         self.loads = 0
-        self.is_broken = self.is_refusing = False
+        self.is_broken = self.is_refusing = self.is_slow = False
         self._names = itertools.count(1)
 
     async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape

@@ -258,9 +258,13 @@ async def test_every_call_ends_once_whatever_happens(benches: list[Bench], seed:
     rng = random.Random(seed)
     bench = await opened(benches, Settings(concurrency=4), max_containers=6, account_concurrency=5)
     sinks, open_calls = [], []
+    bench.workers.is_slow = bool(seed % 2)
     for _ in range(300):
         event = rng.randrange(10)
-        running = bench.workers.running()
+        loading = [box for box in bench.workers.containers.values() if box.is_loading and not box.is_dead]
+        running = [box for box in bench.workers.running() if box not in loading]
+        if loading and rng.random() < 0.4:
+            rng.choice(loading).load() if rng.random() < 0.8 else rng.choice(loading).end(rng.choice((Fate.SIGNALLED, Fate.KILLED)))
         if event < 4:
             sinks.append(bench.call(rng.choice((A, B)), timeout_ms=rng.choice((None, None, 5))))
             open_calls.append(bench.last)
@@ -273,7 +277,10 @@ async def test_every_call_ends_once_whatever_happens(benches: list[Bench], seed:
         assert len({c.id for c in running}) == len(running)
         if rng.random() < 0.5:
             await settle(bench, rng.randrange(4))
+    bench.workers.is_slow = False
     for _ in range(2000):
+        for box in [box for box in bench.workers.containers.values() if box.is_loading and not box.is_dead]:
+            box.load()
         for box in bench.workers.running():
             box.answer()
         await asyncio.sleep(0)
