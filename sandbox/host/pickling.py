@@ -22,6 +22,7 @@ from typing import Any
 import cloudpickle
 
 _CODES = ("cloudpickle.cloudpickle", "cloudpickle")
+_NAMELESS = "<dynamic-code>"
 _INSTALLED = ("site-packages", "dist-packages")
 _REGISTRY = threading.RLock()  # cloudpickle keeps one list of what goes by value for the whole process
 
@@ -62,13 +63,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._registered: dict[str, types.ModuleType] = {}
 
     def reducer_override(self, found: Any) -> Any:
-        if isinstance(found, types.FunctionType):
-            self._packer.sources.add(found.__code__.co_filename)
+        if isinstance(found, types.CodeType):
+            return self._reduce_code(found)
         if isinstance(found, (type, types.FunctionType)):
             self._register(sys.modules.get(str(found.__module__)))
         elif isinstance(found, types.ModuleType):
             self._register(found)
         return super().reducer_override(found)
+
+    def _reduce_code(self, code: types.CodeType) -> Any:
+        """Keep the file's name, which newer versions of cloudpickle leave out: tracebacks show it."""
+        self._packer.sources.add(code.co_filename)
+        make, arguments, *rest = self.dispatch_table[types.CodeType](code)
+        return (make, tuple(code.co_filename if part == _NAMELESS else part for part in arguments), *rest)
 
     def _register(self, module: types.ModuleType | None) -> None:
         if module is None or module.__name__ in self._registered or not self._packer.travels(module):

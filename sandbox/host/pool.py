@@ -165,16 +165,13 @@ class Pool:
         self._take()
         if self.broken:
             self._refuse()
-        elif self._is_cancelling:
-            while self._pending:
-                future = self._pending.popleft().future
-                future.cancel()
-                future.set_running_or_notify_cancel()
         while self._pending and self._idle:
             task = self._pending.popleft()
             if task.future.set_running_or_notify_cancel():
                 self._idle.pop().begin(task)
         self._grow()
+        if self._is_cancelling:
+            self._cancel()
         is_busy = any(worker.state is State.BUSY for worker in self.workers)
         if self._is_finishing and not self._pending and not is_busy:
             self._over.set()
@@ -191,8 +188,19 @@ class Pool:
             if future.set_running_or_notify_cancel():
                 future.set_exception(BrokenProcessPool(self.broken or "the executor has ended"))
 
+    def _cancel(self) -> None:
+        """Cancel all tasks but the first ones, for which workers are on their way."""
+        coming = self._coming()
+        while len(self._pending) > coming:
+            future = self._pending.pop().future
+            future.cancel()
+            future.set_running_or_notify_cancel()
+
+    def _coming(self) -> int:
+        return len(self._starting) + sum(worker.state is State.LOADING for worker in self.workers)
+
     def _grow(self) -> None:
-        coming = len(self._starting) + sum(worker.state is State.LOADING for worker in self.workers)
+        coming = self._coming()
         room = self._plan.max_workers - len(self.workers) - len(self._starting)
         for _ in range(min(len(self._pending) - coming, room)):
             task = asyncio.get_running_loop().create_task(self._start_worker())
