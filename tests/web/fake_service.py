@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from pyfaas.calls import Request, Result, Sink
@@ -92,6 +92,15 @@ class FakeRunning:
             self.end(outcome=Outcome(ended or "ok"), kind="stream", message="it ended" if ended else "")
 
 
+class FakeBackup:
+    """A backup of two pieces."""
+
+    async def read(self, _caller: Caller) -> AsyncGenerator[bytes, None]:
+        """Yield them."""
+        yield b"first"
+        yield b"last"
+
+
 class FakeService:
     """The facade of service.py, without what is behind it."""
 
@@ -101,6 +110,7 @@ class FakeService:
         self.calls: list[FakeRunning] = []
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
         self.is_ready = True
+        self.backup = FakeBackup()
         self.lines: list[tuple[int, dict[str, Any]]] = []
         self.public: set[str] = {"open"}
 
@@ -209,6 +219,12 @@ class FakeService:
         self.asked.append(("publish", (name, config, packed)))
         return 201, {"function": name, "version": 1, "state": "preparing", "changed": ["bundle"]}
 
+    def pin(self, request: Request) -> tuple[int, int]:
+        """Know one version."""
+        if request.name == "unknown" or request.qualifier == "99":
+            raise not_found("function", request.name)
+        return 3, 3
+
     async def enqueue(self, request: Request) -> dict[str, Any]:
         """Take an asynchronous call."""
         self.asked.append(("enqueue", (request,)))
@@ -244,8 +260,8 @@ _VERSION = {"function": "echo", "version": 1, "state": "ready"}
 _PAGE: dict[str, Any] = {"items": [], "next": None}
 SYNC: dict[str, Any] = {
     "whoami": {"account": "default", "id": "000000000001", "scopes": [], "expires": None},
-    "list_accounts": [{"account": "default"}],
-    "list_tokens": [{"id": "t"}],
+    "list_accounts": [{"account": "default", "created": 1.0}],
+    "list_tokens": [{"id": "t", "created": 1.0}],
     "list_functions": _PAGE,
     "describe": {"name": "echo"},
     "list_versions": [_VERSION],
