@@ -65,11 +65,10 @@ def _measured(names: Sequence[str], *, quick: bool, out: Path) -> tuple[list[Res
     from benchmarks.stage import LoadError, NotConfined, progress, run_page  # noqa: PLC0415 - --render needs no server
 
     tell, results, status = progress(), [], 0
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # everything that was started ends either way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything that was started ends either way
     state = host.busy()
     for warning in host.warnings(state, os.getloadavg()[0], len(os.sched_getaffinity(0))):
-        tell(f"warning: {warning}")
-        print(file=sys.stderr)
+        print(f"warning: {warning}", file=sys.stderr)
     for name in (ahead := list(names)):
         try:
             found = run_page(name, quick=quick, tell=tell)

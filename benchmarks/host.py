@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def check(isolation: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "user": "root" if os.getuid() == 0 else "an ordinary user",
         "load": round(os.getloadavg()[0], 2),
+        "commit": _commit(),
         "isolation": isolation,
         "layers": {str(layer["name"]): str(layer.get("detail") or layer.get("live")) for layer in layers},
     }
@@ -78,6 +80,17 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _commit() -> str:
+    """Return the measured commit, and whether the tree differs from it; outside a checkout there is none."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        )
+    except FileNotFoundError:
+        return "not told"
+    return told.stdout.strip() or "not told"
 
 
 def _first_line(path: str) -> str:

@@ -10,6 +10,7 @@ from benchmarks.result import Result, Table
 from benchmarks.targets import Amount, Row, Verdict
 
 HEAD = ("measure", "ratio", "middle half", "must", "goal", "reached", "pyfaas", "baseline")
+_NUMERIC = "0123456789-+≤≥"
 _REACHED = {Verdict.GOAL: "goal", Verdict.MUST: "must", Verdict.MISSED: "NOT REACHED"}
 
 
@@ -80,12 +81,14 @@ def proof_lines(proof: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def text_table(table: Table) -> str:
-    """Return a table with aligned columns."""
+    """Return a table with aligned columns: numbers to the right, words to the left."""
     cells = [list(table.head), *(list(row) for row in table.rows)]
-    widths = [max(len(row[at]) for row in cells) for at in range(len(table.head))]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    is_words = [not all(word[:1] in _NUMERIC for word in column[1:]) for column in columns]
 
     def line(row: Sequence[str]) -> str:
-        padded = [cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        padded = [word.ljust(width) if left else word.rjust(width) for word, width, left in zip(row, widths, is_words, strict=True)]
         return "  ".join(padded).rstrip()
 
     return "\n".join([table.title, line(cells[0]), "  ".join("-" * width for width in widths), *map(line, cells[1:])])

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from benchmarks import baselines, host, procfs, proof
@@ -32,6 +32,7 @@ from tests.e2e.house import House, started
 __all__ = ["LoadError", "NotConfined", "Peer", "Stage", "accounts", "deploy_all", "progress", "run_page"]
 
 ECHO = "def handler(event, context):\n    return event"
+_SELDOM_S = 2.0
 BODY = '{"a":1,"text":"hello"}'  # as json.dumps of the container writes it: the answer has the same length
 
 
@@ -142,17 +143,20 @@ def run_page(name: str, *, quick: bool, tell: Callable[[str], None]) -> Result:
     return result
 
 
-def progress(out: Any = None) -> Callable[[str], None]:
-    """Return what tells of progress: a line that is written over on a terminal, lines elsewhere."""
-    stream = out or sys.stderr
+def progress(stream: TextIO = sys.stderr) -> Callable[[str], None]:
+    """Return what tells of progress: a line that is written over on a terminal; elsewhere a line every few seconds."""
     began = time.monotonic()
+    told = -_SELDOM_S
 
     def tell(text: str) -> None:
-        line = f"[{time.monotonic() - began:5.0f} s] {text}"
+        nonlocal told
+        since = time.monotonic() - began
+        line = f"[{since:5.0f} s] {text}"
         if stream.isatty():
             width = os.get_terminal_size(stream.fileno()).columns - 1
             stream.write("\r" + line[:width].ljust(width))
-        else:
+        elif since - told >= _SELDOM_S:
+            told = since
             stream.write(line + "\n")
         stream.flush()
 
