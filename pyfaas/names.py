@@ -9,8 +9,8 @@ from pyfaas.errors import Code, PyfaasError
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ACCOUNT_ID = re.compile(r"[0-9]{12}")
 CODE_ID = re.compile(r"sha256-[0-9a-f]{64}")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
-_SIZE = re.compile(r"([0-9]+)\s*(K|M|G|Ki|Mi|Gi|KB|MB|GB|KiB|MiB|GiB)?")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|s|m|h)?")
+_SIZE = re.compile(r"([0-9]{1,12})\s*(K|M|G|Ki|Mi|Gi|KB|MB|GB|KiB|MiB|GiB)?")
 _MILLIS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 from sandbox import kernel
 from sandbox.launcher import cgroups
@@ -20,11 +21,21 @@ _NEED_ROOT = ("test_attach", "test_cell", "test_container", "test_doctor", "test
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our flags."""
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself has failed")
+    parser.addoption("--schemathesis-examples", type=int, default=8, metavar="N", help="generated requests of each kind for each operation")
     parser.addoption("--all-wheels", action="store_true", help="tests/wheels: try every package, not only the quick ones")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Forget the developer's server, tokens and options: a test names what it wants."""
+    settings.register_profile(
+        "generated",
+        max_examples=config.getoption("--schemathesis-examples"),
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate),
+    )
     for name in [name for name in os.environ if name.startswith("PYFAAS_")]:
         del os.environ[name]
     if os.getuid() == 0 and not _may_make_a_user_namespace():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from aiohttp import web
 
-from pyfaas.errors import Code, PyfaasError
+from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Caller
 from pyfaas.names import check_name
 from pyfaas.web import event
 
 _SMALL = 64 * 1024
 MAX_VERSION, MAX_TIME = 10**9, 10**12
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
 _FLAGS = {"": True, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -40,7 +41,7 @@ def check_path(request: web.Request) -> None:
 
 def number(text: str, key: str, low: int, high: int) -> int:
     """Read a whole number; raises invalid_request outside its range."""
-    if not (text.isascii() and text.isdigit()) or len(text) > 12 or not low <= int(text) <= high:
+    if not (text.isascii() and text.isdigit()) or len(text) > 15 or not low <= int(text) <= high:
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be a number from {low} to {high}")
     return int(text)
 
@@ -99,7 +100,9 @@ async def body(request: web.Request, *keys: str) -> dict[str, Any]:
 
 
 def typed(kind: type, value: Any, key: str) -> Any:
-    """Return a value of the expected type, or None; raises invalid_request."""
+    """Return a value of the expected type, or None; raises invalid_request. In JSON 3.0 is a whole number too."""
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
     if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be a {kind.__name__}")
     return value
@@ -112,6 +115,19 @@ def needed(kind: type, value: Any, key: str) -> Any:
     return typed(kind, value, key)
 
 
-def listed(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a whole list as one page."""
-    return {"items": items, "next": None}
+def identifier(request: web.Request, what: str) -> str:
+    """Return the id in the path; raises not_found for what is no id in its one form, as for one that is not there."""
+    text = request.match_info["id"]
+    if not _ID.fullmatch(text):
+        raise not_found(what, text[:64])
+    return text
+
+
+def paged(
+    request: web.Request, items: Sequence[dict[str, Any]], cursor: Callable[[dict[str, Any]], str], *, default: int = 100, most: int = 1000
+) -> dict[str, Any]:
+    """Return the page that a request asks for, in the order of the texts that `cursor` gives the items, each its own."""
+    limit, after = query_number(request, "limit", default, 1, most), request.query.get("after")
+    rest = sorted((item for item in items if after is None or cursor(item) > after), key=cursor)
+    shown = rest[:limit]
+    return {"items": shown, "next": cursor(shown[-1]) if len(rest) > limit else None}

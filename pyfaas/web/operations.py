@@ -13,6 +13,7 @@ from typing import Any
 from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import JobState, Scope
+from pyfaas.web.asked import MAX_TIME, MAX_VERSION
 from pyfaas.web.schemas import ANY, CODE_ID_PATTERN, ID, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
 
 JSON, NDJSON, BYTES, PROBLEM = "application/json", "application/x-ndjson", "application/octet-stream", "application/problem+json"
@@ -52,7 +53,7 @@ def _json(says: str, schema: Schema, *headers: str) -> Answer:
 CALL_HEADERS = ("Pyfaas-Invocation-Id", "Pyfaas-Requested-Version", "Pyfaas-Executed-Version", "Pyfaas-Outcome", "Server-Timing")
 _GONE = Answer(says="done")
 _TIMES = {"from": "from this time on", "to": "until this time"}
-_TIME: Schema = {"type": "number", "minimum": 0, "maximum": 10**11}
+_TIME: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": MAX_TIME}
 _FLAG: Schema = {"type": "boolean"}
 _PAGE = {
     "limit": whole(1, 1000) | {"default": 100, "description": "items of one page"},
@@ -67,7 +68,7 @@ _LOG = {
     "follow": _FLAG | {"description": "go on with what is still to come"},
 }
 _WAIT = {"wait": whole(0, 3600) | {"description": "seconds to wait for the end; at most 60 in one request"}}
-_TIMEOUT: Schema = text(pattern="^([0-9]+(\\.[0-9]+)?)(ms|s|m|h)?$", description="covers everything, waiting included; it only shortens")
+_TIMEOUT: Schema = text(pattern="^([1-9][0-9]{0,8}(\\.[0-9]{1,3})?(ms|s|m|h)?|0\\.[0-9]{0,2}[1-9](s|m|h)?)$", description="covers everything, waiting included; it only shortens")
 _CALL_HEADERS: dict[str, Schema] = {
     "Pyfaas-Timeout": _TIMEOUT,
     "Pyfaas-Stale": one_of(("allow", "forbid")) | {"description": "whether an older version may answer"},
@@ -197,7 +198,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/functions/{name}/versions"): Operation(
         tag="functions",
         says="List a function's versions, newest first",
-        query=_PAGE,
+        query={**_PAGE, "after": whole(1, MAX_VERSION + 1) | {"description": "versions before this one"}},
         answers={200: _json("a page", ref("VersionPage"))},
         errors=(404,),
     ),
@@ -295,7 +296,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/usage"): Operation(
         tag="server",
         says="Sum what was used, by day, account and function",
-        query={key: _TIME | {"description": f"{says}, seconds since the epoch"} for key, says in _TIMES.items()} | _PAGE,
+        query={key: _TIME | {"description": f"{says}, seconds since the epoch"} for key, says in _TIMES.items()}
+        | {**_PAGE, "limit": whole(1, 10_000) | {"default": 1000, "description": "rows of one page"}},
         answers={200: _json("a page", ref("UsagePage"))},
     ),
     ("GET", "/v1/limits"): Operation(tag="server", says="Show every limit", answers={200: _json("by name", ref("Limits"))}),
@@ -328,8 +330,8 @@ PATH_PARAMETERS: dict[str, Schema] = {
     "number": VERSION,
     "alias": text(pattern=NAME_PATTERN, examples=["live"]),
     "id": ID,
-    "account": text(description="an account's name or id", examples=["default"]),
-    "target": text(description="NAME, or NAME:QUALIFIER", examples=["greet"]),
+    "account": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
+    "target": text(pattern="^[A-Za-z0-9_-]{1,64}(:[A-Za-z0-9_-]{1,64})?$", description="NAME, or NAME:QUALIFIER", examples=["greet"]),
     "rest": text(description="whatever the function makes of it; may have slashes, and be empty"),
 }
 HEADERS: dict[str, Schema] = {

@@ -12,6 +12,8 @@ from pyfaas.model import Caller
 from pyfaas.service.service import Service
 from pyfaas.web import asked
 
+MAX_LABEL = 200
+
 
 async def whoami(service: Service, _request: web.Request, caller: Caller | None) -> Any:
     """Tell who a token speaks for."""
@@ -26,9 +28,9 @@ async def create_account(service: Service, request: web.Request, caller: Caller 
     return web.json_response(shown, status=201)
 
 
-async def list_accounts(service: Service, _request: web.Request, caller: Caller | None) -> Any:
+async def list_accounts(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List the accounts that the caller may see."""
-    return asked.listed(service.list_accounts(asked.known(caller)))
+    return asked.paged(request, service.list_accounts(asked.known(caller)), lambda account: str(account["account"]))
 
 
 async def remove_account(service: Service, request: web.Request, caller: Caller | None) -> Any:
@@ -43,11 +45,14 @@ async def create_token(service: Service, request: web.Request, caller: Caller | 
     scopes = asked.typed(list, body.get("scopes"), "scopes") or []
     if not all(isinstance(scope, str) for scope in scopes):
         raise PyfaasError(Code.INVALID_REQUEST, "scopes must be a list of strings")
+    label = asked.typed(str, body.get("label"), "label") or ""
+    if len(label) > MAX_LABEL:
+        raise PyfaasError(Code.INVALID_REQUEST, f"label has {len(label)} characters; {MAX_LABEL} are allowed")
     shown = await service.create_token(
         asked.known(caller),
         scopes=scopes,
         expires=_time(body.get("expires")),
-        label=asked.typed(str, body.get("label"), "label") or "",
+        label=label,
         account=asked.typed(str, body.get("account"), "account"),
     )
     return web.json_response(shown, status=201)
@@ -61,14 +66,14 @@ def _time(value: Any) -> float | None:
     return float(value)
 
 
-async def list_tokens(service: Service, _request: web.Request, caller: Caller | None) -> Any:
+async def list_tokens(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List the account's tokens."""
-    return asked.listed(service.list_tokens(asked.known(caller)))
+    return asked.paged(request, service.list_tokens(asked.known(caller)), lambda token: f"{token['created']:018.6f}-{token['id']}")
 
 
 async def revoke_token(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Revoke a token."""
-    await service.revoke_token(asked.known(caller), request.match_info["id"])
+    await service.revoke_token(asked.known(caller), asked.identifier(request, "token"))
     return web.Response(status=204)
 
 

@@ -101,7 +101,7 @@ async def logs(service: Service, request: web.Request, caller: Caller | None) ->
 
 async def job_logs(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Give the log of one asynchronous invocation."""
-    me, job_id = asked.known(caller), request.match_info["id"]
+    me, job_id = asked.known(caller), asked.identifier(request, "invocation")
     shown = await service.job(me, job_id)
     return await _lines(service, request, me, shown["function"], version=None, invocation=job_id)
 
@@ -131,7 +131,7 @@ async def _lines(
 async def job(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Show an asynchronous invocation; with `wait`, once it ended."""
     wait = min(MAX_WAIT_S, asked.query_number(request, "wait", 0, 0, 3600))
-    return await service.job(asked.known(caller), request.match_info["id"], wait)
+    return await service.job(asked.known(caller), asked.identifier(request, "invocation"), wait)
 
 
 async def list_jobs(service: Service, request: web.Request, caller: Caller | None) -> Any:
@@ -142,13 +142,13 @@ async def list_jobs(service: Service, request: web.Request, caller: Caller | Non
 
 async def cancel_job(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Cancel an asynchronous invocation."""
-    return await service.cancel_job(asked.known(caller), request.match_info["id"])
+    return await service.cancel_job(asked.known(caller), asked.identifier(request, "invocation"))
 
 
 async def replay_job(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Run an asynchronous invocation again, with its event or another."""
     body = await event.read_body(request, service.config.async_payload, "async_payload")
-    return _queued(await service.replay_job(asked.known(caller), request.match_info["id"], body or None), {})
+    return _queued(await service.replay_job(asked.known(caller), asked.identifier(request, "invocation"), body or None), {})
 
 
 def _queued(shown: dict[str, Any], headers: dict[str, str]) -> web.Response:

@@ -49,7 +49,10 @@ async def rollback(service: Service, request: web.Request, caller: Caller | None
 
 async def list_versions(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List a function's versions."""
-    return asked.listed(service.list_versions(asked.known(caller), asked.name(request)))
+    shown = service.list_versions(asked.known(caller), asked.name(request))
+    limit, after = asked.query_number(request, "limit", 100, 1, 1000), asked.query_number(request, "after", asked.MAX_VERSION + 1, 1, asked.MAX_VERSION + 1)
+    rest = [version for version in shown if version["version"] < after]  # newest first: the next page is of lower numbers
+    return {"items": rest[:limit], "next": str(rest[limit - 1]["version"]) if len(rest) > limit else None}
 
 
 async def version(service: Service, request: web.Request, caller: Caller | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -14,12 +15,20 @@ from pyfaas.web import asked, page
 from pyfaas.web.openapi import DOCUMENT
 
 _DAY_S = 86_400
+_USAGE_KEY = ("day", "account", "owner", "function", "kind")  # what rows are sorted by
 
 
 async def usage(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Sum what was used from one time to another."""
     since, until = asked.query_time(request, "from", 0.0), asked.query_time(request, "to", time.time() + _DAY_S)
-    return asked.listed(await service.usage(asked.known(caller), since, until))
+    shown = await service.usage(asked.known(caller), since, until)
+    seen: Counter[str] = Counter()
+    marks: dict[int, str] = {}
+    for row in shown:
+        key = " ".join(str(row[name]) for name in _USAGE_KEY)
+        marks[id(row)] = f"{key} {seen[key]:06}"  # a name can have been that of several functions in a day
+        seen[key] += 1
+    return asked.paged(request, shown, lambda row: marks[id(row)], default=1000, most=10_000)
 
 
 async def fleets(service: Service, _request: web.Request, caller: Caller | None) -> Any:

@@ -82,7 +82,7 @@ def _page(items: str) -> Schema:
 
 ANY: Schema = {}
 TIME = number() | {"description": "seconds since the epoch"}
-ID = text(description="a UUID")
+ID = text(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="a UUID")
 NAME = text(pattern=NAME_PATTERN)
 VERSION = whole(1, MAX_VERSION)
 OUTCOME = one_of(Outcome)
@@ -173,13 +173,13 @@ _FUNCTIONS: dict[str, Schema] = {
     "RolledBack": shown({"function": NAME, "pointer": NAME, "version": VERSION, "withdrawn": VERSION}),
     "Aliases": table(ref("AliasTarget")),
     "AliasOrder": taken(
-        {"version": VERSION, "weights": table(whole(1, 100)) | {"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}}}, "version"
+        {"version": VERSION, "weights": maybe(table(whole(1, 100)) | {"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}})}, "version"
     ),
-    "Rollback": taken({"pointer": text(description="`latest`, or a release alias")}),
+    "Rollback": taken({"pointer": maybe(text(description="`latest`, or a release alias"))}),
     "FunctionConfig": taken(
         {
             "name": NAME,
-            "handler": text(description="module:attribute"),
+            "handler": text(pattern="^[^:]+:[^:]+$", description="module:attribute"),
             "shape": one_of(Shape),
             "memory": SIZE,
             "timeout": DURATION,
@@ -205,13 +205,13 @@ _ACCOUNTS: dict[str, Schema] = {
     "Whoami": shown({"account": NAME, "id": text(), "scopes": array(one_of(Scope)), "expires": maybe(TIME)}),
     "Account": shown({"account": NAME, "id": text(pattern="^[0-9]{12}$"), "network": {"type": "boolean"}, "created": TIME}),
     "AccountPage": _page("Account"),
-    "AccountOrder": taken({"name": NAME, "network": {"type": "boolean"}}, "name"),
+    "AccountOrder": taken({"name": NAME, "network": maybe({"type": "boolean"})}, "name"),
     "NewAccount": shown({"account": NAME, "id": text(), "token": text(description="shown this once")}),
     "Token": shown({"id": ID, "scopes": array(one_of(Scope)), "label": text(), "created": TIME, "expires": maybe(TIME)}),
     "TokenPage": _page("Token"),
     "TokenOrder": taken(
         {
-            "scopes": array(one_of(Scope)),
+            "scopes": maybe(array(one_of(Scope))),
             "expires": {"type": ["number", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": MAX_TIME},
             "label": {"type": ["string", "null"], "maxLength": 200},
             "account": {"type": ["string", "null"], "description": "name or id of another account: for an admin"},
@@ -252,6 +252,11 @@ _SERVER: dict[str, Schema] = {
             "account": text(),
             "owner": text(),
             "function": text(),
+            "removed": {"type": "boolean", "description": "the function is gone; another may have its name by now"},
+            "alias": maybe(text()),
+            "api": maybe(text()),
+            "from": TIME,
+            "to": TIME,
             "day": text(format="date"),
             "calls": whole(),
             "outcomes": table(whole()),

@@ -18,6 +18,7 @@ from tests.web.conftest import Served
 from tests.web.wire import Answer, Wire, ask, call, get, other
 
 JSON = b"Content-Type: application/json\r\n"
+ID = "0190a000-0000-7000-8000-00000000000a"
 BODIES = {
     ("POST", "/v1/accounts"): b'{"name": "new"}',
     ("POST", "/v1/tokens"): b'{"scopes": ["invoke"]}',
@@ -36,7 +37,7 @@ def multipart(*parts: tuple[str, bytes]) -> tuple[bytes, bytes]:
 def request_of(route: Route, token: bytes | None) -> bytes:
     """Return a good request of a route."""
     path = route.path
-    for name, value in (("name", "echo"), ("number", "1"), ("alias", "live"), ("id", "x"), ("account", "new")):
+    for name, value in (("name", "echo"), ("number", "1"), ("alias", "live"), ("id", ID), ("account", "new")):
         path = path.replace("{" + name + "}", value)
     body, extra = BODIES.get((route.method, route.path), b""), JSON
     if (route.method, route.path) == ("PUT", "/v1/functions/{name}"):
@@ -138,7 +139,7 @@ async def test_the_document_and_its_tag(front: Served) -> None:
 @pytest.mark.parametrize("path", [r.path for r in ROUTES if r.method == "GET"])
 async def test_head_is_get_without_its_body(front: Served, path: str) -> None:
     """HEAD has the status and the headers of GET, and the connection goes on behind it."""
-    path = path.replace("{name}", "echo").replace("{number}", "1").replace("{alias}", "live").replace("{id}", "x")
+    path = path.replace("{name}", "echo").replace("{number}", "1").replace("{alias}", "live").replace("{id}", ID)
     wire = await Wire.to(front.port)
     await wire.send(get(path.encode(), token=b"pf_admin"))
     whole = await wire.answer()
@@ -205,6 +206,10 @@ BAD = [
     ("GET", "/v1/functions?limt=5", b"", "unknown_key"),
     ("GET", "/v1/functions?limit=5&limit=6", b"", "invalid_request"),
     ("GET", "/v1/limits?x", b"", "unknown_key"),
+    ("GET", "/v1/invocations/x", b"", "not_found"),
+    ("GET", "/v1/invocations/0190A000-0000-7000-8000-00000000000A", b"", "not_found"),
+    ("DELETE", "/v1/tokens/0190a00000007000800000000000000a", b"", "not_found"),
+    ("POST", "/v1/tokens", b'{"label": "%b"}' % (b"x" * 201), "invalid_request"),
     ("GET", "/v1/functions/echo/logs?follow=perhaps", b"", "invalid_request"),
     ("PUT", "/v1/functions/echo", b"zip", "invalid_request"),
 ]
@@ -287,9 +292,9 @@ async def test_a_call_for_later(front: Served) -> None:
 async def test_a_replay(front: Served) -> None:
     """A replay has its event or another, and says whose replay it is."""
     for body, given in ((b"", None), (b'{"b": 2}', b'{"b": 2}')):
-        answer = await ask(front.port, other(b"POST", b"/v1/invocations/x/replay", body, JSON))
-        assert (answer.status, answer.json["replay_of"]) == (202, "x")
-        assert front.service.asked.pop() == ("replay_job", ("x", given))
+        answer = await ask(front.port, other(b"POST", f"/v1/invocations/{ID}/replay".encode(), body, JSON))
+        assert (answer.status, answer.json["replay_of"]) == (202, ID)
+        assert front.service.asked.pop() == ("replay_job", (ID, given))
 
 
 async def test_log_lines(front: Served) -> None:
@@ -297,9 +302,9 @@ async def test_log_lines(front: Served) -> None:
     front.service.lines = [(n, {"line": f"line {n}"}) for n in range(1, 6)]
     answer = await ask(front.port, get(b"/v1/functions/echo/logs?after=3"))
     assert [json.loads(line)["line"] for line in answer.body.splitlines()] == ["line 4", "line 5"]
-    answer = await ask(front.port, get(b"/v1/invocations/abc/logs"))
+    answer = await ask(front.port, get(f"/v1/invocations/{ID}/logs".encode()))
     assert len(answer.body.splitlines()) == 5
-    assert front.service.asked[-1] == ("logs", ("echo", None, "abc", 0.0, False, 0, 1000))
+    assert front.service.asked[-1] == ("logs", ("echo", None, ID, 0.0, False, 0, 1000))
 
 
 async def test_following_a_log(front: Served) -> None:
