@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -254,10 +255,10 @@ def test_too_many_processes_are_named(pool: SandboxExecutor) -> None:
     """A call that fails because no more processes may be had is a LimitExceeded of that name."""
 
     def swarm() -> None:
-        children = []
+        children: list[subprocess.Popen[bytes]] = []
         try:
-            for _ in range(100):
-                children.append(subprocess.Popen(["/bin/sleep", "60"]))
+            while len(children) < 100:
+                children += [subprocess.Popen(["/bin/sleep", "60"])]
         finally:
             for child in children:
                 child.kill()
@@ -319,7 +320,7 @@ def test_processor_time_is_limited() -> None:
 
 
 def remember(value: int) -> None:
-    global STATE
+    global STATE  # noqa: PLW0603 - as initializers do
     STATE = value
 
 
@@ -386,9 +387,7 @@ def test_paths_can_be_imported_from(tmp_path: Path) -> None:
     (directory / "installed.py").chmod(0o644)
 
     def use() -> str:
-        import installed
-
-        return installed.name()
+        return str(importlib.import_module("installed").name())
 
     with SandboxExecutor(1, paths=[directory]) as pool:
         assert pool.submit(use).result() == "/app/1/installed.py"
