@@ -126,8 +126,9 @@ def refuse_network(entries: tuple[str, ...]) -> None:
         )
 
 
-def _wrong(key: str, value: object, expected: str) -> PyfaasError:
-    return PyfaasError(Code.INVALID_REQUEST, f"{key}: expected {expected}, not {_shown(value)}", evidence={"key": key})
+def _wrong(key: str, value: object, expected: str, hint: str = "") -> PyfaasError:
+    message = f"{key}: expected {expected}, not {_shown(value)}"
+    return PyfaasError(Code.INVALID_REQUEST, message, hint=hint, evidence={"key": key})
 
 
 def _shown(value: object) -> str:
@@ -213,8 +214,15 @@ def _handler(value: Any, key: str, bounds: Bounds) -> str:
     text = _text(value, key, bounds)
     module, colon, attribute = text.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
-        raise _wrong(key, value, "module:attribute, such as main:handler")
+        raise _wrong(key, value, "module:attribute, such as main:handler", _meant(text))
     return text
+
+
+def _meant(text: str) -> str:
+    """Return the hint for who writes `module.attribute`, as AWS Lambda does."""
+    module, dot, attribute = text.removesuffix(".py").replace("/", ".").rpartition(".")
+    parts = (*module.split("."), attribute)
+    return f"write {module}:{attribute}" if dot and all(part.isidentifier() for part in parts) else ""
 
 
 def _one_of(*words: str) -> Callable[[Any, str, Bounds], str]:

@@ -416,3 +416,12 @@ def test_what_cannot_be_read_names_its_place(text: str, place: str, says: str) -
         read_toml(text, place)
     assert says in caught.value.message
     assert place in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("main.lambda_handler", "write main:lambda_handler"), ("pkg/app.run", "write pkg.app:run"), ("main", ""), ("main.py:handler.1", "")],
+)
+def test_lambda_spelling_is_named(written: str, hint: str) -> None:
+    """Who writes a handler as AWS Lambda does is told how it is written here."""
+    assert refused({"handler": written}).hint == hint
