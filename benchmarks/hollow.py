@@ -64,8 +64,16 @@ class EchoWorkers(FakeWorkers):
         return made
 
 
-async def _no_launcher(*_: Any) -> None:
-    return None
+class NoLauncher:
+    """In the place of the launcher's handle."""
+
+    @classmethod
+    async def adopt(cls, *_: Any) -> None:
+        """Adopt none."""
+
+
+# The names by which `Server.open` knows what is left out here.
+REPLACED: dict[str, Any] = {"SandboxWorkers": EchoWorkers, "Launcher": NoLauncher}
 
 
 @contextlib.contextmanager
@@ -88,17 +96,21 @@ def serving(data: Path) -> Iterator[tuple[int, int]]:
 
 def main(data: str, listen: int) -> None:
     """Be the server; leaves the process."""
-    server.SandboxWorkers = EchoWorkers  # type: ignore[assignment,misc]
-    server.Launcher.adopt = _no_launcher  # type: ignore[method-assign,assignment]
+    vars(server).update(REPLACED)
     launcher, _ = socket.socketpair()
     keeper = os.dup(0)  # standard input, a pipe: its end is the keeper's, and ends the server
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     _end_with(keeper, ours)
-    given = Handover(
+    server.main(handover(data, listen, launcher.detach(), theirs.detach()))
+
+
+def handover(data: str, listen: int, launcher: int, keeper: int) -> Handover:
+    """Return what the keeper would give a server, as far as one without containers needs it."""
+    return Handover(
         config=Config(data_dir=data),
         listen=listen,
-        launcher=launcher.detach(),
-        keeper=theirs.detach(),
+        launcher=launcher,
+        keeper=keeper,
         life=-1,
         uid=0,
         needed=(),
@@ -106,7 +118,6 @@ def main(data: str, listen: int) -> None:
         weaker=(),
         tool={},
     )
-    server.main(given)
 
 
 def _end_with(pipe: int, keeper: socket.socket) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from benchmarks import baselines
+from benchmarks import baselines, forking
 from benchmarks.figures import cumulative, grouped_ratios, percentile
 from benchmarks.result import Plot, Table
 from benchmarks.stage import Peer, Stage, accounts, deploy_all
@@ -58,6 +58,8 @@ def run(stage: Stage) -> None:
         if "bubblewrap" not in stage.result.missing:
             _peer(stage, confined)
     _tell(stage, times, phases, fresh, confined)
+    stage.tell("forking blanks")
+    stage.result.tables.append(forking.measure(stage.pick(15, 60)))
     stage.result.notes.append(f"{astray} of {count * len(_ORDER)} calls were placed otherwise than meant, and are left out.")
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import host, proof
+from benchmarks import hollow, host, proof
 from benchmarks.load import Order
 from benchmarks.pages import cold, profile
+from pyfaas import server
+from pyfaas.handover import Handover
 
 DONE = dict.fromkeys(proof.ATTEMPTS, "done")
 REFUSED = dict.fromkeys(proof.ATTEMPTS, "Operation not permitted")
@@ -89,3 +91,10 @@ def test_the_hops_of_a_call_are_the_call() -> None:
     rows = profile.hops(medians, 10.0)
     assert [row[1] for row in rows] == ["30", "40", "10", "80", "160", "70"]
     assert sum(int(row[1]) for row in rows[:4]) == int(rows[4][1])
+
+
+def test_the_server_without_containers_fits_the_server() -> None:
+    """What the profile's server replaces are names of the server, and what it is given survives being handed over."""
+    assert [name for name in hollow.REPLACED if not hasattr(server, name)] == []
+    given = hollow.handover("/nowhere", 3, 4, 5)
+    assert Handover.decode(given.encode()) == given
