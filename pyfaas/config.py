@@ -35,6 +35,7 @@ class Config:
     warm_vms: int = _option(4, "unassigned VMs kept ready")
     max_vms: int = _option(1000, "VMs alive at once")
     max_containers: int = _option(4000, "containers alive at once")
+    max_connections: int = _option(10_000, "connections of clients at once, and never more than half of the process's open files")
     max_memory: int = _option(0, "sum of the memory limits of busy containers, bytes; 0 is three quarters of the host's")
     idle_seconds: int = _option(300, "an idle container is ended after this many seconds")
     account_concurrency: int = _option(200, "runs at once of one account")

@@ -152,7 +152,7 @@ class Jobs:
     async def listed(self, caller: Caller, state: str | None, limit: int, after: str) -> dict[str, Any]:
         """List the account's jobs by id."""
         try:
-            wanted = JobState(state) if state else None
+            wanted = JobState(state) if state is not None else None
         except ValueError:
             raise PyfaasError(Code.INVALID_REQUEST, f"no job has the state {state!r}") from None
         jobs = await self._queue.list(caller.account.id, state=wanted, after=after, limit=limit + 1)

@@ -396,7 +396,7 @@ class Service:
             *("sync_payload", "async_payload", "bundle_packed", "bundle_unpacked", "environment_size", "env_bytes", "log_bytes"),
             *("log_account_bytes", "reserve_bytes"),
         )
-        counts = ("account_concurrency", "queue_limit", "max_vms", "max_containers", "async_workers")
+        counts = ("account_concurrency", "queue_limit", "max_vms", "max_containers", "max_connections", "async_workers")
         values: dict[str, tuple[Any, str, str]] = {name: (getattr(c, name), "bytes", name) for name in bytes_limits}
         values.update({name: (getattr(c, name), "count", name) for name in counts})
         values.update({name: (getattr(c, name), "days", name) for name in ("log_days", "build_log_days", "job_days", "usage_days")})

@@ -17,7 +17,7 @@ from pyfaas.web import event
 _SMALL = 64 * 1024
 MAX_VERSION, MAX_TIME = 10**9, 10**12
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
+_TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _FLAGS = {"": True, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -61,7 +61,7 @@ def query_time(request: web.Request, key: str, default: float) -> float:
     text = request.query.get(key)
     if text is None:
         return default
-    if not _TIME.fullmatch(text) or not text.isascii():
+    if not _TIME.fullmatch(text) or float(text) >= MAX_TIME:
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be seconds since the epoch")
     return float(text)
 

@@ -17,18 +17,21 @@ answered again. Of aiohttp only public names are touched: the protocol's asyncio
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any
 
 from pyfaas.calls import Request, Result, Running
-from pyfaas.errors import PyfaasError
+from pyfaas.config import Config
+from pyfaas.errors import Code, PyfaasError
 from pyfaas.service.service import Service
 from pyfaas.web.head import MAX_HEAD, PREFIX, Head, parse
 from pyfaas.web.problems import Defects
 from pyfaas.web.replies import Replies
 
 _MAX_KEPT_HEAD, _MAX_HEADS = 2048, 4096
+_TURNED_AWAY_S = 1.0  # for the answer to be read
 _MAX_BACKLOG = 64 << 10  # bytes kept behind a running call before reading pauses
 _END = b"\r\n\r\n"
 _BODILESS = (b"GET /", b"HEAD /", b"DELETE /")
@@ -59,9 +62,16 @@ class Shared:
         self.connections: set[Connection] = set()
         self.lent: dict[Any, Connection] = {}  # by aiohttp's protocol
         self.tick = 0  # seconds
+        self.most = most_connections(service.config)
+        self.turned_away = 0  # connections over the limit that are still open
+        self.refusals = 0  # since the start
         self.is_closing = False
         self.pass_on: Callable[[Connection], None] | None = None  # to a successor, once no answer is owed
         self.changed = asyncio.Event()  # while closing: a connection owes less than before
+
+    def count(self) -> int:
+        """Count the connections that are served."""
+        return len(self.connections) - self.turned_away
 
     def keep(self, head_bytes: bytes, head: Head) -> None:
         """Keep the head of a call that was accepted."""
@@ -105,8 +115,20 @@ class Connection(asyncio.Protocol):
         """Take the connection."""
         self.transport = transport
         self.shared.connections.add(self)
-        if self.shared.pass_on is not None or self.buffer:
+        if self.shared.count() > self.shared.most:
+            self._turn_away()
+        elif self.shared.pass_on is not None or self.buffer:
             self._go_on()
+
+    def _turn_away(self) -> None:
+        """Say that there are too many, and take what comes for a while: a reset would hide the answer."""
+        shared = self.shared
+        shared.turned_away, shared.refusals = shared.turned_away + 1, shared.refusals + 1
+        self._aiohttp, self.state, self.buffer = _Deaf(shared), _GIVEN, b""
+        evidence = {"limit": "max_connections", "value": shared.most}
+        error = PyfaasError(Code.NO_CAPACITY, "too many connections", hint="connect again later, or close idle ones", evidence=evidence)
+        self.transport.write(shared.replies.problem(error, {"Connection": "close"}))
+        asyncio.get_running_loop().call_later(_TURNED_AWAY_S, self.close)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: the usual request is one find and one look-up away from its container."""
@@ -339,6 +361,33 @@ class Connection(asyncio.Protocol):
         if self.state is _PASSED and self.transport is not None:
             self.state, self.since = _BETWEEN, self.shared.tick
             self._go_on()
+
+
+class _Deaf:
+    """What a connection over the limit is given to in aiohttp's place: nothing of it is heard."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def eof_received(self) -> None:
+        pass
+
+    def pause_writing(self) -> None:
+        pass
+
+    def resume_writing(self) -> None:
+        pass
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._shared.turned_away -= 1
+
+
+def most_connections(config: Config) -> int:
+    """Return how many connections may be open: containers and the database need open files too."""
+    return min(config.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def _is_plain(data: bytes, end: int) -> bool:

@@ -51,7 +51,7 @@ class Site:
         self.runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S)
         self.shared = Shared(service, self._replies, self._protocol)
         app[LENT] = self.shared.lent
-        app[CONNECTIONS] = lambda: len(self.shared.connections)
+        app[CONNECTIONS] = lambda: (self.shared.count(), self.shared.refusals)
         self._server: asyncio.Server
         self._timer: asyncio.TimerHandle
         self._take: Callable[[socket.socket, bytes], None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
 from pyfaas import __version__
@@ -22,7 +22,9 @@ async def metrics(service: Service, request: web.Request, caller: Caller | None)
     families = [_metric(family) for family in await service.metrics(by_function=caller is not None and caller.may(Scope.ADMIN))]
     count = request.app.get(CONNECTIONS)
     if count is not None:
-        families.append(_gauge("pyfaas_http_connections", "Connections of clients", {(): float(count())}))
+        now, refused = count()
+        families.append(_gauge("pyfaas_http_connections", "Connections of clients", {(): float(now)}))
+        families.append(CounterMetricFamily("pyfaas_http_connections_refused", "Connections over the limit", value=refused))
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given([_build(), *families]))
     ProcessCollector(registry=registry)

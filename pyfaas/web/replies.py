@@ -5,6 +5,7 @@ from __future__ import annotations
 import http
 from collections.abc import Mapping
 from email.utils import formatdate
+from types import MappingProxyType
 
 from pyfaas.calls import Result
 from pyfaas.errors import PyfaasError
@@ -43,10 +44,10 @@ class Replies:
         body = result.body
         return template % (result.id.encode(), _tenths(result.queue_s), _tenths(result.exec_s), len(body), body)
 
-    def problem(self, error: PyfaasError) -> bytes:
+    def problem(self, error: PyfaasError, further: Mapping[str, str] = MappingProxyType({})) -> bytes:
         """Return the answer to a call that was refused."""
         status, body, headers = problems.answer(error)
-        return self._whole(status, problems.CONTENT_TYPE, body, headers)
+        return self._whole(status, problems.CONTENT_TYPE, body, {**headers, **further})
 
     def _template(self, key: tuple[int | None, int | None]) -> bytes:
         made = _GOOD.format(date=self._date, requested=key[0], executed=key[1]).encode() + _GOES_ON

@@ -21,7 +21,7 @@ from pyfaas.web import answers
 
 # Where the front tells which connection a request came by, by aiohttp's protocol: each has a `call` to be told of a client that left.
 LENT: web.AppKey[dict[Any, Any]] = web.AppKey("lent", dict)
-CONNECTIONS: web.AppKey[Callable[[], int]] = web.AppKey("connections")  # where it tells how many there are
+CONNECTIONS: web.AppKey[Callable[[], tuple[int, int]]] = web.AppKey("connections")  # where it tells how many there are, and were refused
 _HIGH_BYTES, _LOW_BYTES = 256 << 10, 64 << 10  # kept for a slow client before the function is paused, and when it goes on
 _COMMENT_S = 15.0
 _TYPES = {"ndjson": "application/x-ndjson", "sse": "text/event-stream"}

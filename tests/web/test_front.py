@@ -404,7 +404,29 @@ async def test_random_requests_in_random_pieces(front: Served, seed: int) -> Non
     assert all(json.loads(running.request.body)["n"] != 666 for running in front.service.calls)
 
 
+async def test_too_many_connections(front: Served) -> None:
+    """One connection too many is told so and closed, whatever it sends; the others go on, and its place is free again."""
+    front.site.shared.most = 2
+    first, second = [await Wire.to(front.port) for _ in range(2)]
+    await until(lambda: front.site.shared.count() == 2)
+    for sent in (b"", call(N % 1), call(b'{"n": "' + b"x" * 200_000 + b'"}')):
+        third = await Wire.to(front.port)
+        await third.send(sent)
+        answer = await third.answer()
+        assert (answer.status, answer.json["code"], answer.json["evidence"]) == (503, "no_capacity", {"limit": "max_connections", "value": 2})
+        assert (answer.headers["connection"], answer.headers["retry-after"]) == ("close", "1")
+        assert await third.is_closed()
+    assert front.service.calls == []
+    await first.send(call(N % 2))
+    assert numbered(await first.answer()) == 2
+    second.close()
+    await until(lambda: front.site.shared.count() == 1 and front.site.shared.turned_away == 0)
+    assert numbered(await ask(front.port, call(N % 3))) == 3
+    assert front.site.shared.refusals == 3
+
+
 ON_THE_SERVERS_LOOP = [
+    test_too_many_connections,
     test_split_at_each_byte,
     test_pipelined_calls_are_answered_in_order,
     test_many_pipelined_calls_take_no_stack,
@@ -422,9 +444,10 @@ ON_THE_SERVERS_LOOP = [
 def test_on_uvloop(scenario: Callable[[Served], Coroutine[Any, Any, None]]) -> None:
     """The same holds on the loop that the server uses: its transports differ in what they allow, and when."""
 
-    async def run() -> None:
+    async def run() -> str:
         async with serving() as served:
             await scenario(served)
+        return type(asyncio.get_running_loop()).__module__
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+        assert runner.run(run()) == "uvloop"
