@@ -54,11 +54,15 @@ def examine(path: str) -> Contents:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as found:
             damage = found.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if damage == "ok" and found.execute("PRAGMA foreign_key_check").fetchone() is None:
-                return _contents(found)
+            if damage == "ok":
+                stray = found.execute("PRAGMA foreign_key_check").fetchone()
+                if stray is None:
+                    return _contents(found)
+                damage = f"a row of {stray[0]} belongs to none of {stray[2]}"
     except sqlite3.Error as error:
         damage = getattr(error, "sqlite_errorname", None) or str(error)
-    raise PyfaasError(Code.INVALID_REQUEST, f"the backup's database is damaged: {damage}")
+    message = f"the backup's database is damaged: {damage}"
+    raise PyfaasError(Code.INVALID_REQUEST, message, hint="use an older backup; nothing was restored")
 
 
 def needed(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
