@@ -382,10 +382,11 @@ class Keeper:
         coming = self.coming
         if coming is None:
             return
-        status = coming.server.poll()
+        is_alone = coming.launcher.poll() is not None
+        status = coming.server.wait(_LAUNCHER_ENDS_S) if is_alone else coming.server.poll()  # of two ends its is the cause
         if status is not None:
             self._give_up(f"the new server ended with status {status} before it was ready")
-        elif coming.launcher.poll() is not None:
+        elif is_alone:
             self._give_up("the new launcher ended")
         elif time.monotonic() > self.until or self.is_stopping:
             self._give_up(f"{self.stage} took longer than {_LONGEST_S[self.stage]:g} s")
