@@ -27,12 +27,19 @@ from benchmarks.load import Loader, LoadError, Order, Seen
 from benchmarks.proof import NotConfined
 from benchmarks.result import Result
 from benchmarks.targets import Amount, row
-from tests.e2e.house import House, started
+from tests.e2e.house import REPOSITORY, House, given_up, running
 
 __all__ = ["LoadError", "NotConfined", "Peer", "Stage", "accounts", "deploy_all", "progress", "run_page"]
 
 ECHO = "def handler(event, context):\n    return event"
 _SELDOM_S = 2.0
+_SERVE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from sandbox import kernel
+kernel.set_parent_death_signal(15)
+os.execv(sys.executable, [sys.executable, "-m", "pyfaas", *sys.argv[2:]])
+"""
 BODY = '{"a":1,"text":"hello"}'  # as json.dumps of the container writes it: the answer has the same length
 
 
@@ -82,7 +89,7 @@ class Stage:
         self._servers += 1
         self.tell("starting a server")
         data = data or self.folder / f"data{self._servers}"
-        house = self.open.enter_context(started(data, *options))
+        house = self.open.enter_context(serving(data, *options))
         layers = house.call("GET", "/readyz", token=None).json["layers"]
         self.result.host = host.check(house.isolation, layers)
         self.result.proof = proof.prove(house, self.folder)
@@ -126,6 +133,12 @@ class Stage:
     def amount(self, name: str, unit: str, values: Sequence[float]) -> Amount:
         """Return values of a unit as an amount."""
         return Amount(name=name, unit=unit, spread=spread(values))
+
+
+def serving(data: Path, *options: str) -> contextlib.AbstractContextManager[House]:
+    """Run `pyfaas serve` over a data directory; it stops with the context, and with the harness however that ends."""
+    command = [sys.executable, "-c", _SERVE, str(REPOSITORY), "serve", "--port", "0", "--data-dir", str(data), *given_up(), *options]
+    return running(command, data)
 
 
 def run_page(name: str, *, quick: bool, tell: Callable[[str], None]) -> Result:

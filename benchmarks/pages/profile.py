@@ -19,8 +19,8 @@ from benchmarks import baselines, hollow, procfs
 from benchmarks.figures import turns
 from benchmarks.load import Order
 from benchmarks.result import Table
-from benchmarks.stage import Peer, Stage
-from tests.e2e.house import House, started
+from benchmarks.stage import Peer, Stage, serving
+from tests.e2e.house import House
 
 TITLE = "Profile of a warm call"
 SAYS = "One client, p50s; each hop is a difference of two measured parts."
@@ -52,7 +52,7 @@ def run(stage: Stage) -> None:
 def with_hollow(stage: Stage) -> tuple[House, Peer, Peer]:
     """Start a server with an echo, and one without containers over a copy of its data; returns the first, and both to call."""
     data = stage.folder / "deployed"
-    with started(data) as house:
+    with serving(data) as house:
         stage.deploy(house, "echo")
     shutil.copytree(data, stage.folder / "copy")
     house = stage.server(data=data)
