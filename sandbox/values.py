@@ -55,11 +55,14 @@ def decode(whole: bytes) -> Any:
     try:
         start = _LENGTH.size + _LENGTH.unpack_from(whole)[0]
         text = whole[_LENGTH.size : start].decode("utf-8", "surrogatepass")
-        if _MARK not in text:
-            return _DECODER.decode(text)
-        return json.loads(text, object_hook=_Reader(whole, start).read)
+        reader = _Reader(whole, start)
+        value = json.loads(text, object_hook=reader.read) if _MARK in text else _DECODER.decode(text)
+        if not reader.is_done:
+            raise BrokenValue("more bytes than it has")
     except _UNREADABLE as error:
         raise BrokenValue(f"this is no value: {error}") from None
+    else:
+        return value
 
 
 class _Writer:
@@ -153,6 +156,10 @@ class _Reader:
 
     def __init__(self, whole: bytes, start: int) -> None:
         self._whole, self._at = whole, start
+
+    @property
+    def is_done(self) -> bool:
+        return self._at == len(self._whole)
 
     def read(self, found: dict[str, Any]) -> Any:
         tag = found.get(_KEY)
