@@ -25,6 +25,11 @@ class Served:
     service: FakeService
     site: Site
 
+    @property
+    def events(self) -> list[bytes]:
+        """The events of the calls that ran."""
+        return [call.request.body for call in self.service.calls]
+
 
 def listening() -> tuple[socket.socket, int]:
     """Return a socket bound to a free port."""
@@ -32,10 +37,15 @@ def listening() -> tuple[socket.socket, int]:
     return made, made.getsockname()[1]
 
 
+def fake(**config: Any) -> FakeService:
+    """Return a service with limits that tests can reach."""
+    return FakeService(**{"sync_payload": 256 << 10, "async_payload": 64 << 10, "bundle_packed": 128 << 10, **config})
+
+
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Served]:
+async def serving(**config: Any) -> AsyncIterator[Served]:
     """Serve through the front."""
-    service = FakeService(sync_payload=256 << 10, async_payload=64 << 10, bundle_packed=128 << 10)
+    service = fake(**config)
     listen, port = listening()
     site = await start(cast("Any", service), service.config, listen)
     try:
@@ -46,20 +56,35 @@ async def serving() -> AsyncIterator[Served]:
             await Wire.opened.pop().gone()
 
 
+@dataclass
+class Plain:
+    """A server of aiohttp alone."""
+
+    port: int
+    service: FakeService
+
+    @property
+    def events(self) -> list[bytes]:
+        """The events of the calls that ran."""
+        return [call.request.body for call in self.service.calls]
+
+
+@contextlib.asynccontextmanager
+async def plainly_serving() -> AsyncIterator[Plain]:
+    """Serve the same application by aiohttp alone."""
+    service = fake()
+    listen, port = listening()
+    runner = web.AppRunner(build_app(cast("Any", service)), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, listen).start()
+    try:
+        yield Plain(port, service)
+    finally:
+        await runner.cleanup()
+
+
 @pytest.fixture
 async def front() -> AsyncIterator[Served]:
     """Serve through the front."""
     async with serving() as served:
         yield served
-
-
-@pytest.fixture
-async def plain() -> AsyncIterator[int]:
-    """Serve the same by aiohttp alone: the port."""
-    service = FakeService(sync_payload=256 << 10, async_payload=64 << 10, bundle_packed=128 << 10)
-    listen, port = listening()
-    runner = web.AppRunner(build_app(cast("Any", service)), access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.SockSite(runner, listen).start()
-    yield port
-    await runner.cleanup()

@@ -11,8 +11,8 @@ from pyfaas.contract import OUTCOME_FAULT, OUTCOME_STATUS, STATUS
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import InvocationId, Outcome
 from pyfaas.web import answers, problems
-from tests.web.awkward import Client, Reply, call
-from tests.web.servers import Served, front
+from tests.web.conftest import Served, serving
+from tests.web.wire import Answer, Wire, call
 
 _ID = InvocationId("0190a000-0000-7000-8000-000000000007")
 _DATA = json.dumps({"errorType": "ValueError", "errorMessage": "no", "stackTrace": []}).encode()
@@ -83,32 +83,29 @@ _ENDS = [
 ]
 
 
-async def _both_ways(served: Served, **given: bytes) -> tuple[Reply, Reply]:
+async def _both_ways(served: Served, path: bytes = b"/v1/functions/echo/invoke", token: bytes = b"Bearer pf_all") -> tuple[Answer, Answer]:
     """Make a call the hot way, and once more so that aiohttp takes it: an unusual header that changes nothing."""
-    assert served.site is not None
-    client = await Client.open(served.port)
-    hot = await _asked(client, served, call(b"1", **given))
+    wire = await Wire.to(served.port)
+    made = [call(b"1", extra, path=path).replace(b"Bearer pf_all", token) for extra in (b"", b"Pyfaas-On-Disconnect: finish\r\n")]
+    hot = await _asked(wire, served, made[0])
     assert not served.site.shared.lent or not served.service.calls, "aiohttp had a call that is hot"
-    slow = await _asked(client, served, call(b"1", b"Pyfaas-On-Disconnect: finish\r\n", **given))
+    slow = await _asked(wire, served, made[1])
     assert served.site.shared.lent, "the front had a call that is not hot"
-    await client.close()
     return hot, slow
 
 
-async def _asked(client: Client, served: Served, request: bytes) -> Reply:
+async def _asked(wire: Wire, served: Served, request: bytes) -> Answer:
     served.service.calls.clear()  # ids begin anew
-    await client.send(request)
-    reply = await client.reply()
-    assert reply is not None
-    return reply
+    await wire.send(request)
+    return await wire.answer()
 
 
 @pytest.mark.parametrize("name", _ENDS)
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 async def test_both_ways_say_the_same(name: str, debug: bool) -> None:
     """Status, headers and body of the hot way are those of aiohttp's way, whatever the end."""
-    async with front(debug=debug) as served:
-        hot, slow = await _both_ways(served, name=name.encode())
+    async with serving(debug=debug) as served:
+        hot, slow = await _both_ways(served, b"/v1/functions/%b/invoke" % name.encode())
         assert hot.status == slow.status
         assert {k: v for k, v in hot.headers.items() if k != "date"} == {k: v for k, v in slow.headers.items() if k != "date"}
         assert hot.body == slow.body
@@ -117,7 +114,7 @@ async def test_both_ways_say_the_same(name: str, debug: bool) -> None:
 @pytest.mark.parametrize(("token", "status"), [(b"Bearer pf_wrong", 401), (b"pf_all", 401), (b"", 401), (b"Bearer pf_read", 403)], ids=repr)
 async def test_both_ways_refuse_the_same(token: bytes, status: int) -> None:
     """A token that does not do is refused in the same words on both ways, and nothing runs."""
-    async with front() as served:
+    async with serving() as served:
         hot, slow = await _both_ways(served, token=token)
         assert (hot.status, slow.status) == (status, status)
         assert hot.body == slow.body

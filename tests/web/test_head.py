@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pyfaas.web.event import is_json
 from pyfaas.web.head import MAX_BODY, MAX_LINES, parse
-from tests.web.awkward import call
+from tests.web.wire import call
 
 _LINES = st.sampled_from(
     [
@@ -39,7 +39,7 @@ _LINES = st.sampled_from(
 )
 
 
-def head(further: bytes = b"", **changed: bytes) -> bytes:
+def head(further: bytes = b"", **changed: Any) -> bytes:
     """Return a head alone."""
     return call(b"", further, **{"length": b"8", **changed})
 
