@@ -268,6 +268,8 @@ class Keeper:
         return [team.tag for team in self._teams() if team.launcher.poll() is None]
 
     def _restart_launcher(self, team: Team) -> None:
+        if not self.is_told and team.server.wait(_LAUNCHER_ENDS_S) is not None:
+            return  # of two ends the server's is the cause, and has been said
         lived = time.monotonic() - team.launcher_since
         self._pause(self.launcher_tries.after(lived))
         if self.is_stopping or team is not self.team or team.server.poll() is not None:

@@ -75,7 +75,10 @@ class Launcher:
         self._watch(self.control.fileno(), self._command)
         if self.options.life >= 0:
             self._watch(self.options.life, self._leave)
-        self.control.send(f"0 ready {self.tag} {'root' if self.is_root else 'user'}".encode())
+        try:
+            self.control.send(f"0 ready {self.tag} {'root' if self.is_root else 'user'}".encode())
+        except BrokenPipeError:
+            self._leave()  # whoever wanted it is gone already
         self._remove_left()
         while True:
             ready = [(fd, self.watched[fd]) for fd, _ in self.poll.poll(50 if self.dying or self.left else None)]

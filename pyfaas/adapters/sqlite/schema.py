@@ -165,7 +165,7 @@ def check(connection: sqlite3.Connection) -> None:
     """Raise internal for a damaged file."""
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
-        raise PyfaasError(Code.INTERNAL, f"the database is damaged: {found}", hint=_RESTORE)
+        raise PyfaasError(Code.INTERNAL, f"the database is damaged: {found.splitlines()[-1]}", hint=_RESTORE)
 
 
 def _applied(connection: sqlite3.Connection) -> int:
@@ -180,7 +180,7 @@ def _refuse_loss(path: str) -> None:
     left = [name for pattern in ("*.token", "bundles/*.zip") for name in sorted(file.parent.glob(pattern))]
     if left:
         state = "empty" if file.exists() else "gone"
-        message = f"the database {path} is {state}, though {left[0].name} is there"
+        message = f"the database {path} is {state}, though {left[0].relative_to(file.parent)} is there"
         raise PyfaasError(Code.INTERNAL, message, hint=f"{_RESTORE}; to begin anew, use another --data-dir")
 
 
