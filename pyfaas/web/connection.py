@@ -31,7 +31,7 @@ from pyfaas.web.problems import Defects
 from pyfaas.web.replies import Replies
 
 _MAX_KEPT_HEAD, _MAX_HEADS = 2048, 4096
-_TURNED_AWAY_S = 1.0  # for the answer to be read
+_TURNED_AWAY_S = 0.5  # for the answer to be read
 _MAX_BACKLOG = 64 << 10  # bytes kept behind a running call before reading pauses
 _END = b"\r\n\r\n"
 _BODILESS = (b"GET /", b"HEAD /", b"DELETE /")

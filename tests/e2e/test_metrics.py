@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,6 +129,7 @@ def test_the_state_of_the_server(house: House) -> None:
     assert now["pyfaas_journal_dropped_rows_total", ()] == 0
     assert now["process_resident_memory_bytes", ()] > 10 << 20
     assert now["process_open_fds", ()] > 5
+    assert now["process_max_fds", ()] == resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # all that the starter may have
 
 
 def test_names_are_for_the_operator(house: House) -> None:

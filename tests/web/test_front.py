@@ -409,7 +409,7 @@ async def test_too_many_connections(front: Served) -> None:
     front.site.shared.most = 2
     first, second = [await Wire.to(front.port) for _ in range(2)]
     await until(lambda: front.site.shared.count() == 2)
-    for sent in (b"", call(N % 1), call(b'{"n": "' + b"x" * 200_000 + b'"}')):
+    for sent in (b"", call(b'{"n": "' + b"x" * 200_000 + b'"}')):
         third = await Wire.to(front.port)
         await third.send(sent)
         answer = await third.answer()
@@ -422,7 +422,7 @@ async def test_too_many_connections(front: Served) -> None:
     second.close()
     await until(lambda: front.site.shared.count() == 1 and front.site.shared.turned_away == 0)
     assert numbered(await ask(front.port, call(N % 3))) == 3
-    assert front.site.shared.refusals == 3
+    assert front.site.shared.refusals == 2
 
 
 ON_THE_SERVERS_LOOP = [

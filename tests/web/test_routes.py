@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -15,6 +16,7 @@ from pyfaas.contract import STATUS
 from pyfaas.model import Scope
 from pyfaas.web.routes import ROUTES, Route
 from tests.web.conftest import Served
+from tests.web.fake_service import ASYNC, SYNC
 from tests.web.wire import Answer, Wire, ask, call, get, other
 
 JSON = b"Content-Type: application/json\r\n"
@@ -220,6 +222,48 @@ async def test_what_is_refused(front: Served, method: str, path: str, body: byte
     """A request that says something impossible is told what, and changes nothing."""
     assert refusal(await ask(front.port, other(method.encode(), path.encode(), body, JSON, token=b"pf_admin")), code)["detail"]
     assert [name for name, _ in front.service.asked if name != "get_aliases"] == []
+
+
+# ---- pages
+
+_LISTS: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
+    ("/v1/accounts", "list_accounts", SYNC, [{"account": name} for name in ("a", "b", "b-2", "c", "d")]),
+    ("/v1/tokens", "list_tokens", SYNC, [{"id": name, "created": at} for name, at in (("z", 9.0), ("b", 10.0), ("a", 10.0), ("y", 1e9), ("x", 1.5e9))]),
+    ("/v1/functions/echo/versions", "list_versions", SYNC, [{"version": number} for number in (12, 10, 9, 2, 1)]),
+    (
+        "/v1/usage",
+        "usage",
+        ASYNC,
+        [
+            {"day": day, "account": "1", "owner": "1", "function": name, "kind": kind, "n": n}
+            for n, (day, name, kind) in enumerate(
+                [("2026-01-01", "f", "call"), ("2026-01-01", "f", "call"), ("2026-01-01", "f", "init"), ("2026-01-02", "a", "call"), ("2026-01-02", "b", "call")]
+            )
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "method", "table", "items"), _LISTS, ids=[path for path, *_ in _LISTS])
+@pytest.mark.parametrize("limit", [1, 2, 5, 7])
+async def test_pages(
+    front: Served, monkeypatch: pytest.MonkeyPatch, path: str, method: str, table: dict[str, Any], items: list[dict[str, Any]], limit: int
+) -> None:
+    """Page after page gives every item once, in order, and the last page says that it is."""
+    monkeypatch.setitem(table, method, items)
+    found, after, pages = [], "", 0
+    while True:
+        answer = (await ask(front.port, get(f"{path}?limit={limit}{after}".encode()))).json
+        assert set(answer) == {"items", "next"}
+        found += answer["items"]
+        pages += 1
+        if answer["next"] is None:
+            break
+        assert len(answer["items"]) == limit
+        after = "&after=" + quote(answer["next"])
+    key = (lambda item: (item["created"], item["id"])) if method == "list_tokens" else (lambda _item: 0)
+    assert found == sorted(items, key=key)
+    assert pages == -(-len(items) // limit)
 
 
 # ---- publications
