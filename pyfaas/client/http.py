@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import sys
@@ -156,10 +157,7 @@ class HttpTransport:
             raise RuntimeError("the client is closed")
         loop = asyncio.get_running_loop()
         if self._session is not None and self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError("an AsyncClient belongs to one event loop: make another for this one")
-            self._session.detach()  # its loop is gone, and the connections with it
-            self._session = None
+            raise RuntimeError("an AsyncClient belongs to the event loop that first used it: make another for this one")
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
             connector = aiohttp.TCPConnector(limit=0)
@@ -170,11 +168,11 @@ class HttpTransport:
         headers = {"User-Agent": USER_AGENT, **call.headers}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        data: Any = call.body
+        data: Any = None if call.body is None else io.BytesIO(call.body)  # written in pieces, the loop goes on
         if call.form:
             data = aiohttp.FormData()
             for name, (kind, content) in call.form.items():
-                data.add_field(name, content, content_type=kind, filename=name)
+                data.add_field(name, io.BytesIO(content), content_type=kind, filename=name)
         url = URL(self._url + call.target, encoded=True)
         return await session.request(
             call.method, url, headers=headers, data=data, allow_redirects=False, proxy=proxy_for(self._url)

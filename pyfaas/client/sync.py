@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import selectors
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -14,8 +16,6 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.profile import locate
 
-# What a fork copied and its child must not let go of: collecting a loop unregisters, in the parent's epoll too.
-_INHERITED: list[object] = []
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,7 +25,9 @@ class Portal:
 
     def __init__(self) -> None:
         """Start the thread."""
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
+        _PORTALS.add(self)
         self._thread = threading.Thread(target=self._loop.run_forever, name="pyfaas-client", daemon=True)
         self._thread.start()
 
@@ -87,6 +89,17 @@ class Portal:
         """Run a last coroutine, and stop; for the loop's own thread."""
         self._loop.create_task(last).add_done_callback(lambda _: self._loop.stop())
 
+    def let_go(self) -> None:
+        """Take a forked child's hands off the parent's loop.
+
+        An epoll instance is shared by a fork (epoll(7)): what the child's copy of the loop unregisters when it is
+        collected would be gone in the parent, which then waits for ever. So the child's descriptor becomes another one.
+        """
+        self._loop.set_exception_handler(lambda _loop, _told: None)  # what was not closed is the parent's
+        if isinstance(self._selector, selectors.EpollSelector) and not self._loop.is_closed():
+            with select.epoll() as other:
+                os.dup2(other.fileno(), self._selector.fileno(), inheritable=False)
+
     def close(self) -> None:
         """Stop the loop and its thread."""
         if self._loop.is_closed():
@@ -94,6 +107,17 @@ class Portal:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+_PORTALS: weakref.WeakSet[Portal] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for portal in _PORTALS:
+        portal.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 async def _next(source: AsyncIterator[R]) -> R:
@@ -189,8 +213,6 @@ class Client:
             return self._opened
         with self._lock:
             if self._opened is None or self._opened[2] != os.getpid():
-                if self._opened is not None:
-                    _INHERITED.append(self._opened)
                 self._opened = (AsyncClient(self._endpoint.url, self._endpoint.token), Portal(), os.getpid())
                 # Also runs when the interpreter ends, or when nobody holds the client any more.
                 self._shut = weakref.finalize(self, _shut, *self._opened)
