@@ -13,7 +13,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from pyfaas.cli.options import Globals, Output
 from pyfaas.config import environment
@@ -107,7 +107,7 @@ def show_list(
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write aligned columns; on a terminal with rich, which folds what is too wide."""
-    if sys.stdout.isatty() and environment("TERM") != "dumb":
+    if _is_capable(sys.stdout):
         rich_table = importlib.import_module("rich.table").Table(box=None, pad_edge=False, header_style="bold")
         for head in heads:
             rich_table.add_column(head.upper(), overflow="fold")
@@ -129,10 +129,13 @@ def width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def _is_capable(stream: TextIO) -> bool:
+    return stream.isatty() and environment("TERM") not in ("dumb", "", None)
+
+
 def draws(chosen: Globals) -> bool:
     """Tell whether progress is shown: on a terminal that can be drawn on, to somebody who wants it."""
-    is_terminal = sys.stderr.isatty() and environment("TERM") not in ("dumb", "", None)
-    return is_terminal and not chosen.quiet and chosen.output is Output.TABLE
+    return _is_capable(sys.stderr) and not chosen.quiet and chosen.output is Output.TABLE
 
 
 @contextlib.contextmanager

@@ -57,6 +57,11 @@ class Cli:
             **given,
         )
 
+    def on_terminal(self, *words: str, typed: str = "", columns: int = 80) -> tuple[int, str]:
+        """Run a command on a terminal of that width; returns its exit status and what the terminal was sent."""
+        environment = {"TERM": "xterm-256color", **self.environment}
+        return self.forker.run_on_terminal(words, self.directory, environment, typed.encode(), columns)
+
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command."""
         return subprocess.Popen(

@@ -14,10 +14,14 @@ import importlib
 import io
 import json
 import os
+import pty
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +41,50 @@ class Forker:
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             stdin.write(given)
             stdin.seek(0)
-            request = json.dumps({"words": words, "directory": str(directory), "environment": dict(environment)})
-            socket.send_fds(self.connection, [request.encode()], [stdin.fileno(), stdout.fileno(), stderr.fileno()])
-            code = int(self.connection.recv(16))
+            self._send(words, directory, environment, [stdin.fileno(), stdout.fileno(), stderr.fileno()])
+            code = self._code()
             for file in (stdout, stderr):
                 file.seek(0)
             return subprocess.CompletedProcess(list(words), code, stdout.read(), stderr.read())
+
+    def run_on_terminal(
+        self, words: Sequence[str], directory: Path, environment: Mapping[str, str], typed: bytes = b"", columns: int = 80
+    ) -> tuple[int, str]:
+        """Run one command on a terminal of that width; returns its exit status, and what it wrote as it came.
+
+        `typed` is typed when something is asked: what comes before that, a question for a secret throws away.
+        """
+        master, slave = pty.openpty()
+        termios.tcsetwinsize(master, (24, columns))
+        shown: list[bytes] = []
+        reader = threading.Thread(target=_drain, args=(master, shown, typed))
+        try:
+            self._send(words, directory, environment, [slave] * 3)
+        finally:
+            os.close(slave)
+            reader.start()
+        try:
+            code = self._code()
+            reader.join()
+            return code, b"".join(shown).decode()
+        finally:
+            os.close(master)
+
+    def _send(self, words: Sequence[str], directory: Path, environment: Mapping[str, str], streams: list[int]) -> None:
+        request = json.dumps({"words": words, "directory": str(directory), "environment": dict(environment)})
+        socket.send_fds(self.connection, [request.encode()], streams)
+
+    def _code(self) -> int:
+        return int(self.connection.recv(16))
+
+
+def _drain(master: int, shown: list[bytes], typed: bytes) -> None:
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side any more
+        while piece := os.read(master, 65536):
+            shown.append(piece)
+            if typed and b"".join(shown).endswith(b": "):
+                os.write(master, typed)
+                typed = b""
 
 
 @contextlib.contextmanager
@@ -51,13 +93,17 @@ def forking() -> Iterator[Forker]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(60)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([sys.executable, __file__], stdin=theirs, env=environment)
+    process = subprocess.Popen([sys.executable, __file__], stdin=theirs, env=environment, start_new_session=True)
     theirs.close()
     try:
         yield Forker(ours)
     finally:
         ours.close()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:  # a command hangs
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def serve() -> None:

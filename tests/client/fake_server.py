@@ -46,6 +46,7 @@ class Fake:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.requests: list[dict[str, Any]] = []
         self.cancelled = 0
+        self.calls: dict[str, int] = {}
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """Return a function's versions, or refuse."""
@@ -191,6 +192,9 @@ async def invoke(request: web.Request) -> web.StreamResponse:
     if name in OUTCOMES:
         status, outcome = OUTCOMES[name]
         return failed(status, outcome, headers)
+    fake.calls[name] = fake.calls.get(name, 0) + 1
+    if name == "busyonce" and fake.calls[name] % 2:
+        raise refusal(429, "throttled", "refused: throttled", Pyfaas_Outcome="rejected", Retry_After="0.1")
     if name in REFUSALS:
         status, code = REFUSALS[name]
         raise refusal(status, code, f"refused: {code}", Pyfaas_Outcome="rejected", Retry_After="7")
