@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -88,14 +87,10 @@ OTHERS = {
 # A class inherits the tests of another, which run by their own name.
 INHERITED = {"ProcessPoolExecutorTest": "ExecutorTest", "ProcessPoolShutdownTest": "ExecutorShutdownTest"}
 
-# These do nothing but sleep for seconds, each beside its own workers: they sleep at the same time.
-SLEEPING = (
-    *("test_map_timeout", "test_interpreter_shutdown", "test_hang_gh83386", "test_20369", "test_first_completed"),
-    *("test_first_completed_some_already_completed", "test_first_exception", "test_first_exception_some_already_complete"),
-    *("test_first_exception_one_already_failed", "test_future_times_out", "test_duplicate_futures"),
-    "test_submit_after_interpreter_shutdown",
-)
-AT_ONCE = 4
+# Most of them sleep for a while, each beside its own workers, so they run at the same time; but for those that set a signal
+# handler, which is the main thread's, and those that replace what the whole process has: its stderr, a logger.
+ALONE = ("test_hang_gh94440", "test_traceback", "test_initializer")
+AT_ONCE = 6
 SUITE = cpython.modules()
 CASES = [
     (family, test)
@@ -107,14 +102,16 @@ needs_suite = pytest.mark.skipif(not SUITE, reason=f"{cpython.SUITE} is not inst
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[tuple[str, str], list[str]]]:
-    """Run those that sleep; returns what went wrong in each. Whatever else is run meanwhile, runs with ours too."""
+def told() -> dict[tuple[str, str], list[str]]:
+    """Run the suite; returns what went wrong in each test. No thread is left of it."""
+    threads = set(threading.enumerate())
     with cpython.ours():
-        threads = set(threading.enumerate())
+        found = {case: run(*case) for case in CASES if case[1] in ALONE}
         with ThreadPoolExecutor(AT_ONCE) as beside:
-            futures = {case: beside.submit(run, *case) for case in CASES if case[1] in SLEEPING}
-        yield {case: future.result() for case, future in futures.items()}
-        assert [thread for thread in threading.enumerate() if thread not in threads] == []
+            futures = {case: beside.submit(run, *case) for case in CASES if case[1] not in ALONE}
+    left = [thread for thread in threading.enumerate() if thread not in threads]
+    assert left == []
+    return found | {case: future.result() for case, future in futures.items()}
 
 
 def run(family: str, test: str) -> list[str]:
@@ -126,8 +123,7 @@ def run(family: str, test: str) -> list[str]:
 @pytest.mark.parametrize(("family", "test"), CASES or [("", "")])
 def test_the_suite_passes(told: dict[tuple[str, str], list[str]], family: str, test: str) -> None:
     """What CPython asks of its executors holds for this one."""
-    problems = told[family, test] if (family, test) in told else run(family, test)
-    assert problems == [], "\n".join(problems)
+    assert told[family, test] == [], "\n".join(told[family, test])
 
 
 @needs_suite
