@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _DAY_S, _HOUR_S = 86_400, 3600
 _FOLD_AFTER_S = 2 * _DAY_S  # usage is kept by the minute for so long, then by the hour
 _BATCHES = 200  # of one kind in one sweep
-_PAGES = 2000  # given back to the file system in one sweep; 4 KiB each
+_PAGES, _SHRINKS = 500, 20  # 4 KiB each, given back to the file system in one transaction, and those in a sweep
 _TREES = ("prepared", "environments")
 
 
@@ -59,7 +59,8 @@ class Retention:
         gone: dict[str, int] = {kind: await _repeated(lambda k=kind, b=now - kept * _DAY_S: self.store.trim(k, b)) for kind, kept in days.items()}  # type: ignore[misc]
         gone["logs"] += await _repeated(lambda: self.store.cap_logs(config.log_account_bytes))
         await _repeated(lambda: self.store.fold_usage(now - _FOLD_AFTER_S))
-        await self.store.shrink(_PAGES)
+        for _ in range(_SHRINKS):
+            await self.store.shrink(_PAGES)
         if any(gone.values()):
             log.info("records_trimmed", extra=gone)
 

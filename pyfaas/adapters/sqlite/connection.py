@@ -263,7 +263,14 @@ class Database:
 
     async def shrink(self, pages: int) -> None:
         """Give at most so many pages that nothing is stored in back to the file system."""
-        await self._append.run(lambda c: c.execute(f"PRAGMA incremental_vacuum({pages})").fetchall())
+
+        def work(connection: sqlite3.Connection) -> None:
+            unused = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+            for _ in range(min(pages, unused)):
+                # A page at a time: the statement steps once a page, and sqlite3 leaves it after the first step.
+                connection.execute("PRAGMA incremental_vacuum(1)")
+
+        await self._append.run(work)
 
     async def close(self) -> None:
         """Finish what waits and close."""
