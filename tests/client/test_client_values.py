@@ -11,6 +11,7 @@ from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import Outcome
 
+
 @pytest.mark.parametrize("code", list(Code))
 def test_every_code_has_a_class_for_whose_fault_it_is(code: Code) -> None:
     """A problem's status files it: 4xx is never a ServerError, and 5xx always is."""
