@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 _BOUNDS_US = tuple(round(bound * 1e6) for bound in BOUNDS)
 Labels = tuple[str, ...]
-_NOBODY = AccountId(""), FunctionId("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,53 +50,77 @@ class Histogram:
     sum: float
 
 
+class Sum:
+    """How many runs, and what they took."""
+
+    __slots__ = ("cpu_us", "runs", "wall_us")
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self.runs = self.wall_us = self.cpu_us = 0
+
+
 class Tally:
     """The sums of what the journal was given."""
 
     def __init__(self) -> None:
         """Begin at zero."""
-        self.runs: Counter[tuple[AccountId, FunctionId, Outcome | None]] = Counter()
-        self.wall_us: Counter[tuple[AccountId, FunctionId]] = Counter()
-        self.cpu_us: Counter[tuple[AccountId, FunctionId]] = Counter()
+        self.sums: dict[tuple[AccountId, FunctionId, Outcome | None], Sum] = {}  # by payer, function and outcome
         self.bytes_in = self.bytes_out = self.loads = self.load_us = self.load_cpu_us = 0
         self.buckets = [0] * (len(BOUNDS) + 1)
 
     def take(self, rows: Iterable[UsageRow]) -> None:
-        """Add rows."""
+        """Add rows: 0.3 µs for each."""
+        sums, buckets = self.sums, self.buckets
         for row in rows:
             if row.kind == "call":
-                who = row.account, row.function
-                self.runs[row.account, row.function, row.outcome] += 1
-                self.wall_us[who] += row.wall_us
-                self.cpu_us[who] += row.cpu_us
+                key = row.account, row.function, row.outcome
+                one = sums.get(key)
+                if one is None:
+                    one = sums[key] = Sum()
+                wall = row.wall_us
+                one.runs += 1
+                one.wall_us += wall
+                one.cpu_us += row.cpu_us
                 self.bytes_in += row.bytes_in
                 self.bytes_out += row.bytes_out
-                self.buckets[bisect_left(_BOUNDS_US, row.wall_us)] += 1
+                buckets[bisect_left(_BOUNDS_US, wall)] += 1
             elif row.kind == "init":
                 self.loads += 1
                 self.load_us += row.wall_us
                 self.load_cpu_us += row.cpu_us
 
+    def total(self) -> Sum:
+        """Return the sum of all runs."""
+        return _added(self.sums.values())
+
     def outcomes(self) -> Counter[str]:
         """Count runs by outcome."""
         found: Counter[str] = Counter()
-        for (_, _, outcome), count in self.runs.items():
-            found[str(outcome)] += count
+        for (_, _, outcome), one in self.sums.items():
+            found[str(outcome)] += one.runs
         return found
 
     def durations(self) -> Histogram:
         """Return how long runs took."""
         counts = tuple(zip((*BOUNDS, float("inf")), accumulate(self.buckets), strict=True))
         says = "How long runs took, from the packet to the container to its answer"
-        return Histogram("pyfaas_run_duration_seconds", says, counts, self.wall_us.total() / 1e6)
+        return Histogram("pyfaas_run_duration_seconds", says, counts, self.total().wall_us / 1e6)
 
     def forget(self, registry: Registry) -> None:
-        """Drop the sums of functions that are gone, so that they do not pile up; the totals keep them under no name."""
-        for gone in [key for key in self.runs if key[1] and key[1] not in registry.entries]:
-            self.runs[(*_NOBODY, gone[2])] += self.runs.pop(gone)
-        for sums in (self.wall_us, self.cpu_us):
-            for who in [key for key in sums if key[1] and key[1] not in registry.entries]:
-                sums[_NOBODY] += sums.pop(who)
+        """Drop the names of functions that are gone, so that they do not pile up; the sums of all keep what they did."""
+        for key in [key for key in self.sums if key[1] and key[1] not in registry.entries]:
+            nobody = AccountId(""), FunctionId(""), key[2]
+            self.sums[nobody] = _added([self.sums.get(nobody, Sum()), self.sums.pop(key)])
+
+
+def _added(sums: Iterable[Sum]) -> Sum:
+    total = Sum()
+    for one in sums:
+        total.runs += one.runs
+        total.wall_us += one.wall_us
+        total.cpu_us += one.cpu_us
+    return total
 
 
 async def measure(service: Service, journal: Journal, clock: Clock, *, by_function: bool) -> list[Family | Histogram]:
@@ -134,15 +157,15 @@ def _calls(service: Service, tally: Tally) -> Iterator[Family | Histogram]:
     ended = {str(outcome): 0 for outcome in Outcome} | tally.outcomes()
     for outcome, count in dispatcher.unrun.items():
         ended[str(outcome)] += count
-    ran = tally.runs.total()
+    total = tally.total()
     yield Family("pyfaas_calls", "counter", "Calls that ended, by outcome", ("outcome",), _by(ended))
     yield Family("pyfaas_calls_throttled", "counter", "Calls refused because too many of their account wait", (), _one(dispatcher.throttled))
     yield Family("pyfaas_calls_running", "gauge", "Calls that are admitted and have not ended", (), _one(sum(load.running for load in loads)))
     yield Family("pyfaas_calls_waiting", "gauge", "Calls that wait for their turn over a limit", (), _one(sum(load.waiting for load in loads)))
-    cold = min(ran, dispatcher.fleet.cold.total())
-    starts = {"cold": float(cold), "warm": float(ran - cold)}
+    cold = min(total.runs, dispatcher.fleet.cold.total())
+    starts = {"cold": float(cold), "warm": float(total.runs - cold)}
     yield Family("pyfaas_starts", "counter", "Runs by whether their container was loaded for them", ("kind",), _by(starts))
-    yield Family("pyfaas_run_cpu_seconds", "counter", "Processor time of runs", (), _one(tally.cpu_us.total() / 1e6))
+    yield Family("pyfaas_run_cpu_seconds", "counter", "Processor time of runs", (), _one(total.cpu_us / 1e6))
     yield Family("pyfaas_event_bytes", "counter", "Bytes of the events of runs", (), _one(tally.bytes_in))
     yield Family("pyfaas_result_bytes", "counter", "Bytes of the results of runs", (), _one(tally.bytes_out))
     yield tally.durations()
@@ -194,12 +217,18 @@ def _by_function(service: Service, tally: Tally) -> Iterator[Family]:
         return known.name if known else account, entry.function.name if entry else function
 
     labels = ("account", "function")
-    runs = {(*names(a, f), str(outcome)): float(count) for (a, f, outcome), count in tally.runs.items() if f}
+    runs = {(*names(a, f), str(outcome)): float(one.runs) for (a, f, outcome), one in tally.sums.items() if f}
     yield Family("pyfaas_function_runs", "counter", "Runs by who pays, function and outcome", (*labels, "outcome"), runs)
+    wall: Counter[Labels] = Counter()
+    cpu: Counter[Labels] = Counter()
+    for (account, function, _), one in tally.sums.items():
+        if function:
+            wall[names(account, function)] += one.wall_us
+            cpu[names(account, function)] += one.cpu_us
     for name, says, sums in (
-        ("pyfaas_function_run_seconds", "Time of runs by who pays and function", tally.wall_us),
-        ("pyfaas_function_cpu_seconds", "Processor time of runs by who pays and function", tally.cpu_us),
+        ("pyfaas_function_run_seconds", "Time of runs by who pays and function", wall),
+        ("pyfaas_function_cpu_seconds", "Processor time of runs by who pays and function", cpu),
     ):
-        yield Family(name, "counter", says, labels, {names(*who): count / 1e6 for who, count in sums.items() if who[1]})
+        yield Family(name, "counter", says, labels, {who: micros / 1e6 for who, micros in sums.items()})
     running = {names(e.function.account, e.function.id): float(e.running) for e in registry.entries.values()}
     yield Family("pyfaas_function_running", "gauge", "Runs admitted now by owner and function", labels, running)

@@ -194,7 +194,7 @@ def test_what_is_gone_stays_in_the_sums() -> None:
     tally.forget(Registry(_EMPTY))
     tally.forget(Registry(_EMPTY))
     assert (tally.outcomes(), tally.durations()) == before
-    assert {function for _, function, _ in tally.runs} == {""}
+    assert {function for _, function, _ in tally.sums} == {""}
 
 
 @needs_cgroups
