@@ -263,9 +263,12 @@ def _dataclass_reader(kind: Any) -> Reader:
     def late(name: str) -> Reader:
         return make_reader(_hints(kind).get(name, Any))
 
-    missing = dataclasses.MISSING
+    missing = type(dataclasses.MISSING)  # by its type: a class that travelled by value has another one of it
     fields = {
-        field.name: (functools.partial(late, field.name), field.default is missing and field.default_factory is missing)
+        field.name: (
+            functools.partial(late, field.name),
+            isinstance(field.default, missing) and isinstance(field.default_factory, missing),
+        )
         for field in dataclasses.fields(kind)
         if field.init
     }
