@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from pyfaas.errors import PyfaasError
 from pyfaas.model import AccountId, FunctionId, JobState, Outcome, UsageRow
 from pyfaas.ports import Clock
 from pyfaas.service.registry import Registry
@@ -125,7 +126,10 @@ def _added(sums: Iterable[Sum]) -> Sum:
 
 async def measure(service: Service, journal: Journal, clock: Clock, *, by_function: bool) -> list[Family | Histogram]:
     """Return every figure; with `by_function` also those that name accounts and functions."""
-    queued = await service.jobs.queued()
+    try:
+        queued = await service.jobs.queued()
+    except PyfaasError:
+        queued = None  # a store that is not well is when the other figures are wanted
     tally = journal.counted()
     tally.forget(service.registry)
     found: list[Family | Histogram] = [*_server(service), *_calls(service, tally), *_fleet(service, clock), *_jobs(service, queued), *_storage(service, journal)]
@@ -186,9 +190,10 @@ def _fleet(service: Service, clock: Clock) -> Iterator[Family]:
     yield Family("pyfaas_warming_misses", "counter", "VMs that had to be opened while a call waited", (), _one(pool.misses))
 
 
-def _jobs(service: Service, queued: int) -> Iterator[Family]:
+def _jobs(service: Service, queued: int | None) -> Iterator[Family]:
     jobs = service.jobs
-    yield Family("pyfaas_jobs", "gauge", "Asynchronous invocations that have not ended", ("state",), _by({"queued": queued, "running": jobs.running()}))
+    now = {"running": jobs.running()} | ({"queued": queued} if queued is not None else {})
+    yield Family("pyfaas_jobs", "gauge", "Asynchronous invocations that have not ended", ("state",), _by(now))
     ended = {str(state): jobs.ended[state] for state in JobState if state.is_terminal}
     yield Family("pyfaas_jobs_ended", "counter", "Asynchronous invocations that ended after an attempt, by state", ("state",), _by(ended))
     yield Family("pyfaas_job_retries", "counter", "Attempts that are to be made again", (), _one(jobs.ended[JobState.QUEUED]))

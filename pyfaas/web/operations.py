@@ -165,7 +165,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         tag="calls",
         says="Run a function once for each line",
         more="Lines of JSON in, lines of JSON out, both as they come; an answer's `i` is its line's place, from 0. Empty lines do not count. "
-        "Results come in the order in which they are ready. All items run the version that the qualifier names at the start.",
+        "Results come in the order in which they are ready. All items run the version that the qualifier names at the start. "
+        "Read while you send: a client that does not read is not read from. One that leaves cancels what runs.",
         query={
             "qualifier": _QUALIFIER,
             "concurrency": whole(1, 1000) | {"default": 20, "description": "items at once"},

@@ -111,7 +111,7 @@ async def _lines(
 ) -> web.StreamResponse:
     since, is_build = asked.query_time(request, "since", 0.0), asked.query_flag(request, "build")
     after, limit = asked.query_number(request, "after", 0, 0, 10**12), asked.query_number(request, "limit", 1000, 1, 10_000)
-    follows = asked.query_flag(request, "follow")
+    follows = asked.query_flag(request, "follow") and request.method != "HEAD"
     found = await service.logs(me, name, version, invocation, since, is_build, after, limit)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)

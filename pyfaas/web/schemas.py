@@ -306,4 +306,56 @@ _FAILURES: dict[str, Schema] = {
     | {"description": "what the function's code raised"},
 }
 
-SCHEMAS: dict[str, Schema] = {**_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES}
+_RUN, _AT = "0190a000-0000-7000-8000-000000000001", 1_700_000_000.25
+_EXAMPLES: dict[str, list[Any]] = {
+    "Published": [{"function": "greet", "version": 2, "state": "preparing", "changed": False}],
+    "AliasTarget": [{"version": 3, "weights": {"4": 10}}],
+    "Queued": [{"id": _RUN, "state": "queued"}],
+    "Invocation": [
+        {
+            "id": _RUN,
+            "function": "greet",
+            "version": 2,
+            "state": "succeeded",
+            "outcome": "ok",
+            "attempts": [{"started": _AT, "finished": _AT + 1, "requested": 2, "executed": 2, "outcome": "ok", "error": None}],
+            "created": _AT,
+            "finished": _AT + 1,
+            "result": {"hello": "Ada"},
+        }
+    ],
+    "LogLine": [{"ts": _AT, "stream": "out", "line": "greeting Ada", "invocation": _RUN, "version": 2}],
+    "MapItem": [
+        {"i": 7, "ok": {"hello": "Ada"}},
+        {
+            "i": 8,
+            "error": {
+                "type": "about:blank",
+                "title": "invalid event",
+                "status": 400,
+                "detail": "the body is no JSON",
+                "code": "invalid_event",
+                "fault": "caller",
+                "hint": "",
+                "evidence": {},
+            },
+        },
+    ],
+    "Problem": [
+        {
+            "type": "about:blank",
+            "title": "oom",
+            "status": 502,
+            "detail": "the run needed more memory than its version has",
+            "code": "oom",
+            "fault": "function",
+            "hint": "raise memory in pyfaas.toml",
+            "evidence": {"limit": "memory", "value": 268435456, "observed": 268435456, "unit": "bytes"},
+            "invocationId": _RUN,
+        }
+    ],
+    "FunctionFailure": [{"errorType": "KeyError", "errorMessage": "'name'", "stackTrace": ['  File "main.py", line 3, in handler'], "invocationId": _RUN}],
+    "Limits": [{"sync_payload": {"value": 6291456, "unit": "bytes", "key": "sync_payload"}}],
+}
+_SHAPES = {**_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES}
+SCHEMAS: dict[str, Schema] = {name: schema | ({"examples": _EXAMPLES[name]} if name in _EXAMPLES else {}) for name, schema in _SHAPES.items()}

@@ -85,6 +85,26 @@ def test_every_shape_is_used(served: dict[str, Any]) -> None:
     assert named == set(served["components"]["schemas"])
 
 
+def test_every_example_is_one(served: dict[str, Any]) -> None:
+    """The examples of shapes and of bodies are as their schemas say, to the last member."""
+    document = _closed(served)
+    schemas = document["components"]["schemas"]
+    found = [(ref, example) for ref, schema in schemas.items() for example in schema.get("examples", ())]
+    assert len(found) >= len(schemas) // 4
+    for ref, example in found:
+        _validator({"$ref": f"#/components/schemas/{ref}"}, document).validate(example)
+    bodies = [
+        media
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for media in operation.get("requestBody", {}).get("content", {}).values()
+        if "example" in media
+    ]
+    assert len(bodies) >= 4
+    for media in bodies:
+        _validator(media["schema"], document).validate(media["example"])
+
+
 def test_the_keys_of_a_configuration_are_those_of_the_manifest(served: dict[str, Any]) -> None:
     """What `config` may have is what a function's author may configure."""
     told = set(served["components"]["schemas"]["FunctionConfig"]["properties"])
@@ -100,9 +120,7 @@ class Walk:
     def __init__(self, house: House, served: dict[str, Any]) -> None:
         """Take a closed copy of the document: an answer with a member that is not described is not as described."""
         self.house = house
-        self.document = copy.deepcopy(served)
-        for schema in _objects(self.document["components"]["schemas"]):
-            schema.setdefault("additionalProperties", False)
+        self.document = _closed(served)
         self.seen: set[tuple[str, str, int]] = set()
 
     def __call__(self, method: str, template: str, status: int, body: bytes | str | None = None, **more: Any) -> Answer:
@@ -131,9 +149,21 @@ class Walk:
             self._values([json.loads(line) for line in answer.body.splitlines()], content[kind]["schema"])
 
     def _values(self, values: list[Any], schema: dict[str, Any]) -> None:
-        validator = jsonschema.Draft202012Validator({**schema, "components": self.document["components"]})
+        validator = _validator(schema, self.document)
         for value in values:
             validator.validate(value)
+
+
+def _validator(schema: dict[str, Any], document: dict[str, Any]) -> Any:
+    return jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+
+
+def _closed(served: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of the document in which an object has no members but those that are described."""
+    document = copy.deepcopy(served)
+    for schema in _objects(document["components"]["schemas"]):
+        schema.setdefault("additionalProperties", False)
+    return document
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
