@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from concurrent.futures import thread as _imported_first  # noqa: F401 - its exit hook must run after ours, which still uses it
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 

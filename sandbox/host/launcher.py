@@ -82,8 +82,23 @@ class Launcher:
     async def close(self) -> None:
         """Let the launcher end, and every VM with it."""
         self._lost()
-        if self._process is not None:
-            await self._loop.run_in_executor(None, self._process.wait)
+        if self._process is not None and self._process.poll() is None:
+            await self._wait_for(self._process)
+
+    async def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for a child, without a thread: none can be made any more while the interpreter exits."""
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:  # somebody waited for all children of this process
+            return
+        ended = asyncio.Event()
+        self._loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+        process.wait()
 
     async def create_vm(self, spec: VmSpec) -> Vm:
         """Make a VM with one blank in it; raises SetupError naming the step that failed."""
