@@ -201,3 +201,61 @@ async def test_after_an_input_output_error_another_connection_goes_on(tmp_path: 
         "after True",
         "['before', 'after']",
     ]
+
+
+_LOST_SYNC = """
+import asyncio, errno, os, sys
+import pyseccomp
+from pyfaas.adapters.sqlite.schema import open_database
+from pyfaas.errors import PyfaasError
+
+def logs_of_writes():
+    places = {int(name): os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+    return [number for number, path in places.items() if path.endswith("-wal")]
+
+def fail_syncs(numbers):
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    rules.set_attr(pyseccomp.Attr.CTL_TSYNC, True)
+    for call in ("fsync", "fdatasync"):
+        for number in numbers:
+            rules.add_rule(pyseccomp.ERRNO(errno.EIO), call, pyseccomp.Arg(0, pyseccomp.EQ, number))
+    rules.load()
+
+async def main(path):
+    database = open_database(path)
+    await database.write(lambda c: c.execute("CREATE TABLE t (k TEXT)") and None)
+    add = lambda key: database.write(lambda c: c.execute("INSERT INTO t VALUES (?)", (key,)) and key)
+    print(await add("before"))
+    handle, numbers = database._write._connection, logs_of_writes()
+    fail_syncs(numbers)
+    try:
+        print(await add("lost"))
+    except PyfaasError as error:
+        print(error.code, error.evidence["sqlite"])
+    print(database._write._connection is None)
+    while not all(os.path.exists(f"/proc/self/fd/{number}") for number in numbers):
+        os.open("/dev/null", os.O_RDONLY)  # so that the next connection's log has a number that can be synced
+    print(await add("after"), database._write._connection is not handle)
+    print(await database.read(lambda c: [r[0] for r in c.execute("SELECT k FROM t")]))
+    os._exit(0)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_after_a_sync_that_failed_the_connection_is_not_used_again(tmp_path: Path) -> None:
+    """A commit whose fdatasync the kernel answers with EIO is not acknowledged, and what follows has a connection of its own."""
+    path = tmp_path / "x.db"
+    command = [sys.executable, "-c", _LOST_SYNC, str(path)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "before",
+        "internal SQLITE_IOERR_FSYNC",
+        "True",
+        "after True",
+        "['before', 'after']",
+    ]
+    again = open_database(str(path))
+    assert await keys(again) == ["after", "before"]
+    await again.close()
