@@ -492,6 +492,7 @@ class Keeper:
         elif number in (signal.SIGTERM, signal.SIGINT):
             if not self.is_stopping:
                 self.manager.tell("STOPPING=1", "STATUS=finishing what runs")
+                self.listen.close()  # who comes now is refused at once: nobody would answer
             for team in self._teams():
                 team.server.signal(signal.SIGKILL if self.is_stopping else signal.SIGTERM)
             self.is_stopping = True

@@ -156,9 +156,10 @@ class Server:
 
     async def drain(self) -> int:
         """Take no more calls and let the running ones finish; returns how many were left."""
-        await self.service.jobs.stop_claiming()
+        os.close(self.given.listen)
         if not self._has_successor:
             self.site.stop_accepting()
+        await self.service.jobs.stop_claiming()
         left = await self.service.dispatcher.drain(self.config.drain_seconds)
         await self.service.jobs.drain(_LAST_ANSWERS_S if not left else 0.0)  # their ends are written
         if left:
@@ -314,6 +315,7 @@ async def _run(given: Handover) -> int:
         return _AGAIN if is_full or isinstance(error, OSError) else _REFUSES
     gc.collect()
     gc.freeze()
+    gc.enable()
     await server.serve()
     await server.drain()
     await server.close()

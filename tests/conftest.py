@@ -20,6 +20,7 @@ _NEED_ROOT = ("test_attach", "test_cell", "test_container", "test_doctor", "test
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our flags."""
+    parser.addoption("--kills", type=int, default=12, help="how many processes tests/e2e/test_sweep.py kills")
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself has failed")
     parser.addoption("--schemathesis-examples", type=int, default=8, metavar="N", help="generated requests of each kind for each operation")
     parser.addoption("--all-wheels", action="store_true", help="tests/wheels: try every package, not only the quick ones")

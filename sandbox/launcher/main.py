@@ -30,7 +30,7 @@ from sandbox import kernel
 from sandbox.launcher import cgroups, house, processes, tree, vms
 from sandbox.launcher.confine import BUILD_DIR
 from sandbox.launcher.options import LauncherOptions
-from sandbox.launcher.stores import Stores
+from sandbox.launcher.stores import STAGING, Stores
 from sandbox.spec import Limits, Usage
 
 _WORD = re.compile(r"[A-Za-z0-9._:-]{1,160}")
@@ -67,6 +67,7 @@ class Launcher:
         self.dying: list[cgroups.Leaf] = []
         self.is_leaving = False
         self.left = self._find_left()
+        self.staged: set[str] = set()  # made here, neither moved to their final name nor removed
 
     # ---- the loop
 
@@ -108,7 +109,7 @@ class Launcher:
             found = f"{len(pids)} processes, {len(self.left)} cgroups, {len(staged)} staged directories"
             print(f"pyfaas serve: removed what an earlier run left: {found}", file=sys.stderr)
         if staged:
-            self._apart("0", "staged", lambda: self.stores.discard_all("staging", staged))
+            self._apart("0", "staged", lambda: self.stores.discard_all(STAGING, staged))
         if self.groups is not None:
             self.left = [name for name in self.left if self.groups.sweep(name) and self.groups.found(name)]
 
@@ -133,6 +134,7 @@ class Launcher:
                 break
         if self.groups is not None:
             self.groups.sweep(f"pyfaas-{self.options.instance}-{self.tag}-")
+        self.stores.discard_all(STAGING, sorted(self.staged))
         os._exit(0)
 
     def _command(self) -> None:
@@ -411,6 +413,7 @@ class Launcher:
     def stage(self, _request: str, vm_id: str, name: str) -> str:
         """Make a staging directory for a VM."""
         self.stores.stage(name, self._living(vm_id).uid)
+        self.staged.add(name)
         return name
 
     def commit(self, request: str, staged: str, store: str, name: str) -> None:
@@ -419,12 +422,15 @@ class Launcher:
             for box in [box for box in vm.containers.values() if staged in box.writes]:
                 self.kill(request, vm.id, box.id)
                 self._container_ended(vm, box)
+        self.staged.discard(staged)
         self._apart(request, name, lambda: self.stores.commit(staged, store, name))
 
     def discard(self, request: str, store: str, name: str) -> str | None:
         """Remove an entry of a store; one that is not there is no error."""
         if not self.stores.has(store, name):
             return name
+        if store == STAGING:
+            self.staged.discard(name)
         self._apart(request, name, lambda: self.stores.discard(store, name))
         return None
 
