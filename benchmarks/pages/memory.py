@@ -19,6 +19,7 @@ TITLE = "Memory"
 SAYS = "Containers that were each called 20 times and are idle; P is a fresh interpreter with the launcher's imports."
 CALLS = 20
 _PER_ACCOUNT = 10
+_FRESH = 5  # fresh interpreters
 _FIRST_BLANK = 2  # its number in the VM's PID namespace; the pool's youngest VMs hold nothing else
 _OWN_NUMBER = "import os\ndef handler(event, context):\n    return os.getpid() if event == 'pid' else event"
 
@@ -41,12 +42,12 @@ def run(stage: Stage) -> None:
         stage.tell(f"calling, account {at + 1} of {len(names)}")
         pids += _filled(stage, house, account, launcher)
         over.append((float(len(pids)), _all_together(launcher) / 2**20))
-    with baselines.launchers_imports() as fresh_pid:
-        fresh = procfs.memory_bytes(fresh_pid)
-        _tell(stage, house, [procfs.memory_bytes(pid) for pid in pids], fresh)
+    stage.tell("fresh interpreters")
+    fresh = [_fresh() for _ in range(_FRESH)]
+    _tell(stage, house, [procfs.memory_bytes(pid) for pid in pids], fresh)
     stage.result.profile = _profile(pids[len(pids) // 2], launcher)
     xs, ys = [x for x, _ in over], [y for _, y in over]
-    series = [("launcher, VMs and containers", xs, ys), ("as many fresh interpreters", xs, [x * fresh["share"] / 2**20 for x in xs])]
+    series = [("launcher, VMs and containers", xs, ys), ("as many fresh interpreters", xs, [x * fresh[0]["share"] / 2**20 for x in xs])]
     stage.result.plots.append(Plot(name="memory", title="Memory over idle containers", x="idle containers", y="MiB (PSS)", series=series))
 
 
@@ -67,21 +68,25 @@ def _filled(stage: Stage, house: House, account: str, launcher: int) -> list[int
     raise RuntimeError(f"the containers of {account} are not all in one VM: {sorted(inner)}")
 
 
+def _fresh() -> dict[str, int]:
+    with baselines.launchers_imports() as pid:
+        return procfs.memory_bytes(pid)
+
+
 def _all_together(launcher: int) -> float:
     return float(sum(procfs.memory_bytes(pid)["share"] for pid in procfs.descendants(launcher)))
 
 
-def _tell(stage: Stage, house: House, found: list[dict[str, int]], fresh: dict[str, int]) -> None:
-    private = [memory["private"] / 2**20 for memory in found]
-    base = fresh["private"] / 2**20
-    ours, theirs = ("MiB", private), ("fresh interpreter with the launcher's imports", "MiB", [base])
-    stage.row("memory", [value / base for value in private], ours, theirs)
+def _tell(stage: Stage, house: House, found: list[dict[str, int]], fresh: list[dict[str, int]]) -> None:
+    private, base = ([memory["private"] / 2**20 for memory in several] for several in (found, fresh))
+    ours, theirs = ("MiB", private), ("fresh interpreter with the launcher's imports", "MiB", base)
+    stage.row("memory", [value / statistics.median(base) for value in private], ours, theirs)
     children = house.children()
     rows = [_line(f"idle container (median of {len(found)})", *(statistics.median(m[key] for m in found) for key in ("private", "share")))]
     for name, pid in (("launcher", children["launcher"]), ("server", children["server"]), ("keeper", house.process.pid)):
         memory = procfs.memory_bytes(pid)
         rows.append(_line(name, memory["private"], memory["share"]))
-    rows.append(_line("fresh interpreter with the launcher's imports", fresh["private"], fresh["share"]))
+    rows.append(_line("fresh interpreter with the launcher's imports", fresh[0]["private"], fresh[0]["share"]))
     stage.result.tables.append(Table(title="Memory by process", head=("", "private MiB", "share (PSS) MiB"), rows=rows))
 
 
