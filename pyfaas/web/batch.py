@@ -12,7 +12,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from pyfaas.web import answers, event, problems
 _HELD_BYTES = 16 << 20  # of events that run and of results that wait for the client, before another item is begun
 _WRITE_BYTES = 64 << 10
 _PAUSE_S = 0.2  # before another try when the account has too much waiting
-_STALL_S = 300.0  # lines may be made slowly, and a connection that says nothing is not kept for ever
+_STALL_S = 300.0  # lines may be made slowly, and a connection on which nothing happens is not kept for ever
 
 
 class Batch:
@@ -83,7 +83,7 @@ class Batch:
     async def _read(self, request: web.Request) -> None:
         try:
             place = 0
-            async with contextlib.aclosing(lines(request, self._limit)) as found:
+            async with contextlib.aclosing(lines(self._chunks(request), self._limit)) as found:
                 async for line, size in found:
                     await self._room()
                     if self._is_left:
@@ -99,6 +99,20 @@ class Batch:
         finally:
             self._is_read = True
             self._ended.set()
+
+    async def _chunks(self, request: web.Request) -> AsyncGenerator[bytes]:
+        """Yield the body; raises invalid_request when nothing of it comes for long while nothing runs."""
+        while True:
+            try:
+                async with asyncio.timeout(_STALL_S):
+                    chunk = await request.content.readany()
+            except TimeoutError:
+                if self._running or self._lines:
+                    continue
+                raise PyfaasError(Code.INVALID_REQUEST, f"nothing of the body came for {_STALL_S:.0f} s") from None
+            if not chunk:
+                return
+            yield chunk
 
     async def _room(self) -> None:
         """Wait until another item may be begun."""
@@ -186,14 +200,11 @@ class _Item:
         self._batch.done(self._place, result)
 
 
-async def lines(request: web.Request, limit: int) -> AsyncGenerator[tuple[bytes | None, int]]:
-    """Yield the lines of a body that are not empty, with their sizes; None for one that is longer than `limit`.
-
-    Raises invalid_request when nothing comes for long.
-    """
+async def lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[tuple[bytes | None, int]]:
+    """Yield the lines of a body that are not empty, with their sizes; None for one that is longer than `limit`."""
     kept: list[bytes] = []
     size = 0
-    async for chunk in event.chunks(request.content.readany, _STALL_S):
+    async for chunk in chunks:
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             line, size = _line(kept, end, size + len(end), limit)

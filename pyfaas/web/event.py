@@ -25,15 +25,14 @@ def is_json(content_type: str | None) -> bool:
     return kind == "" or kind.endswith("json") or kind == _CURLS_DEFAULT
 
 
-async def chunks(read: Callable[[], Awaitable[bytes]], stall_s: float | None = None) -> AsyncIterator[bytes]:
+async def chunks(read: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:
     """Yield what `read` gives until it gives nothing; raises invalid_request when nothing comes for long."""
-    seconds = _STALL_S if stall_s is None else stall_s
     while True:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_STALL_S):
                 chunk = await read()
         except TimeoutError:
-            raise PyfaasError(Code.INVALID_REQUEST, f"nothing of the body came for {seconds:.0f} s") from None
+            raise PyfaasError(Code.INVALID_REQUEST, f"nothing of the body came for {_STALL_S:.0f} s") from None
         if not chunk:
             return
         yield chunk

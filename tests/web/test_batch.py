@@ -99,6 +99,17 @@ async def test_lines_that_stop_coming(front: Served, monkeypatch: pytest.MonkeyP
     assert "nothing of the body came" in last["$error"]["detail"]
 
 
+async def test_waiting_for_a_long_item_is_no_silence(front: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that waits for an item's end before it sends the next line may wait as long as the item runs."""
+    monkeypatch.setattr(batch, "_STALL_S", 0.05)
+    wire = await Wire.to(front.port)
+    await wire.send(HEAD, chunk(b'{"sleep": 0.5, "n": 1}\n'))
+    async with asyncio.timeout(20):
+        await wire.head()
+        assert json.loads(await wire.chunk()) == {"i": 0, "ok": {"sleep": 0.5, "n": 1}}
+    assert len(front.service.calls) == 1
+
+
 async def test_a_client_that_leaves_while_nothing_finds_room(front: Served) -> None:
     """Items that wait for room are not tried any more once their client has gone."""
     wire = await Wire.to(front.port)
