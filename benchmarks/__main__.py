@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     status = 0
     if given.render:
         results = _read(given.out, names)
+        if not results:
+            print(f"{given.out} holds no results of {', '.join(names)}", file=sys.stderr)
     else:
         results, status = _measured(names, quick=given.quick, out=given.out)
     if not results:

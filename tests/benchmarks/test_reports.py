@@ -110,9 +110,9 @@ def test_runs_of_different_hosts_are_not() -> None:
 
 
 def test_a_busier_host_is_the_same_host() -> None:
-    """Load changes the figures' noise, not what they are about."""
+    """Load, and how long the filter is at another commit, do not make it another host."""
     other = result()
-    other.host = {**HOST, "load": 9.0}
+    other.host = {**HOST, "load": 9.0, "layers": {"seccomp": "150 calls"}}
     assert compare.compare([result()], [other]).rows
 
 
@@ -138,6 +138,12 @@ def test_a_missed_must_is_the_exit_status_when_asked(tmp_path: Path, capsys: pyt
     assert '"verdict": "missed"' in capsys.readouterr().out
     assert program.main(["--render", "--check", "--out", str(tmp_path)]) == 1
     assert "NOT REACHED" in capsys.readouterr().out
+
+
+def test_nothing_to_render_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--render of a folder without results says so and fails."""
+    assert program.main(["--render", "--out", str(tmp_path), "warm"]) == 3
+    assert "holds no results of warm" in capsys.readouterr().err
 
 
 def test_an_unknown_page_is_refused() -> None:
