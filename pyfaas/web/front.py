@@ -98,6 +98,13 @@ class Site:
         for connection in list(self.shared.connections):
             if connection.state is State.BETWEEN:
                 connection.pass_on()
+        self._close_given(self.shared.tick - 1)  # one that has just been given may be in the middle of a head
+
+    def _close_given(self, before: int) -> None:
+        """Close what is aiohttp's and owes no answer: what aiohttp has read of a next request is not ours to pass on."""
+        for connection in list(self.shared.connections):
+            if connection.state is State.GIVEN and not connection.is_busy and connection.since < before:
+                connection.close()
 
     async def settled(self, seconds: float) -> bool:
         """Wait until no request is served but reading ones and calls; False when some took longer."""
@@ -121,6 +128,7 @@ class Site:
         for connection in self._passed:
             connection.abort()
         self._passed.clear()
+        self._close_given(self.shared.tick + 1)
 
     def _pass(self, connection: Connection) -> None:
         """Pass a connection on when all that was written has gone out."""

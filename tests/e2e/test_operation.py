@@ -183,6 +183,7 @@ def test_a_process_that_an_earlier_run_left(tmp_path: Path) -> None:
 # ---- what long use leaves
 
 
+@pytest.mark.timeout(1800)  # for `--kills 300`
 def test_nothing_grows(own: House, request: pytest.FixtureRequest) -> None:
     """Deploying, calling and killing again and again leaves no descriptor, no zombie and no group behind."""
     cycles = request.config.getoption("--kills")
