@@ -23,15 +23,18 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from sandbox.errors import SandboxError
+from sandbox.host.container import Container
 from sandbox.host.launcher import Launcher
 from sandbox.host.spawn import temporary_root
 from sandbox.host.vm import Vm
 from sandbox.host.worker import Order, State, Task, Worker
+from sandbox.launcher import cgroups
 from sandbox.launcher.options import LauncherOptions
 from sandbox.spec import VmSpec
 
 _ENTRY = "sandbox.guest.worker"
 _MOST_FAILURES = 3  # workers in a row that did not come to be, until the pool is given up
+_OURS = "x"  # an executor's groups are pyfaas-x<pid of its process>x…
 _LOGGER = logging.getLogger("concurrent.futures")  # where the other executors tell of an initializer that failed
 
 
@@ -136,8 +139,10 @@ class Pool:
             os.rmdir(root)
 
     async def _launch(self, root: str) -> Launcher:
+        if "cgroups" not in self._plan.without:
+            _remove_left()
         options = LauncherOptions(
-            instance=os.urandom(4).hex(),
+            instance=f"{_OURS}{os.getpid()}x{os.urandom(4).hex()}",
             root=root,
             entry=f"{_ENTRY}:serve",
             warm=f"{_ENTRY}:warm",
@@ -215,12 +220,8 @@ class Pool:
 
     async def _start_worker(self) -> None:
         vm = self._vms.pop() if self._vms else None
-        if vm is not None:
-            try:
-                box = await vm.fork()
-            except SandboxError:  # the VM may have ended with its last worker
-                vm = None
-        if vm is None:
+        box = await self._forked(vm) if vm is not None else None
+        if vm is None or box is None:
             vm = await (await self._living()).create_vm(VmSpec(limits=self._plan.order.limits.for_launcher()))
             box = vm.first
         if self._plan.mounts:
@@ -228,6 +229,15 @@ class Pool:
         worker = Worker(box, self._plan.order, self._changed)
         self.workers.add(worker)
         self._at[worker] = vm
+
+    async def _forked(self, vm: Vm) -> Container | None:
+        """Return a new container in a VM; None, and no VM, where it has ended or makes none any more."""
+        try:
+            return await vm.fork()
+        except SandboxError:
+            with contextlib.suppress(SandboxError):
+                await vm.destroy()
+            return None
 
     async def _living(self) -> Launcher:
         """Return the launcher, or another one where it was ended."""
@@ -281,3 +291,16 @@ class Pool:
         self.broken = self.broken or reason
         for worker in list(self.workers):
             worker.end()
+
+
+def _remove_left() -> None:
+    """Remove the groups of executors whose process was killed together with its launcher; those that still hold a process stay.
+
+    They are told by the pid in their name. A process in another pid namespace has a pid that seems dead here, but a group
+    in use is never empty.
+    """
+    groups = cgroups.detect()
+    for name, paths in groups.found(f"pyfaas-{_OURS}").items() if groups.usable else ():
+        owner = name.removeprefix(f"pyfaas-{_OURS}").partition("x")[0]
+        if owner.isdigit() and not os.path.exists(f"/proc/{owner}") and not any(map(cgroups.processes_in, paths)):
+            groups.sweep(name)

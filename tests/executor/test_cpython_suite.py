@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,7 +99,8 @@ CASES = [
     for test in tests
     if SUITE and test in cpython.names_of(cpython.found(family))
 ]
-needs_suite = pytest.mark.skipif(not SUITE, reason=f"{cpython.SUITE} is not installed: Debian has it in libpython3.11-testsuite")
+PACKAGE = "libpython{}.{}-testsuite".format(*sys.version_info)
+needs_suite = pytest.mark.skipif(not SUITE, reason=f"{cpython.SUITE} is not installed: Debian has it in {PACKAGE}")
 
 
 @pytest.fixture(scope="module")

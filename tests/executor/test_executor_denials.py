@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -99,6 +100,32 @@ def test_the_caller_cannot_be_seen_or_signalled(pool: SandboxExecutor, plain: Pr
     assert refused(pool, signal_to, pid) == "ProcessLookupError"
     assert plain.submit(os.path.exists, f"/proc/{pid}/mem").result()
     assert not pool.submit(os.path.exists, f"/proc/{pid}/mem").result()
+
+
+def memory_of(pid: int) -> Iterator[bytes]:
+    """Return what a process may write in its memory, region by region, as root reads it."""
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in maps:
+            place, rights = line.split()[:2]
+            start, end = (int(part, 16) for part in place.split("-"))
+            if rights.startswith("rw") and end - start < 1 << 28:
+                memory.seek(start)
+                with contextlib.suppress(OSError):
+                    yield memory.read(end - start)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="reading the memory of processes that cannot be traced needs root")
+def test_nothing_of_the_callers_memory_is_in_a_worker(pool: SandboxExecutor) -> None:
+    """What the caller holds is in its own memory, and neither in the launcher's nor in a worker's."""
+    secret = CANARY.encode()
+    pool.submit(abs, 1).result()
+    launcher = pool._pool._launcher
+    assert launcher is not None
+    assert launcher._process is not None
+    pids = [launcher._process.pid, *(worker.pid for worker in pool._pool.workers)]
+    assert len(pids) >= 2
+    assert any(secret in region for region in memory_of(os.getpid()))
+    assert [pid for pid in pids if any(secret in region for region in memory_of(pid))] == []
 
 
 def test_a_signal_to_everybody_reaches_nobody_else(pool: SandboxExecutor) -> None:

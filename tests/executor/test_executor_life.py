@@ -81,16 +81,23 @@ def test_a_program_that_fails_ends(tmp_path: Path) -> None:
 
 
 def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
-    """When the caller is killed its launcher and its workers end, though one is at work."""
+    """When the caller is killed its launcher and its workers end; what they had of cgroups goes with the next executor."""
     source = BEGIN + "pool.submit(time.sleep, 600)\npool.submit(abs, 1).result()\nprint('ready', flush=True)\ntime.sleep(600)"
     started = program(source, tmp_path)
     assert started.stdout is not None
     assert started.stdout.readline() == "ready\n"
     processes = below(started.pid)
     assert len(processes) >= 3
+    assert groups(f"pyfaas-x{started.pid}x") != []
     started.kill()
     finish(started)
     wait_until(lambda: not any(map(is_alive, processes)), lambda: list(filter(is_alive, processes)))
+
+    def is_swept() -> bool:
+        with SandboxExecutor(1):
+            return groups(f"pyfaas-x{started.pid}x") == []
+
+    wait_until(is_swept, lambda: groups(f"pyfaas-x{started.pid}x"))
 
 
 def test_a_fork_of_the_caller_does_not_use_it(tmp_path: Path) -> None:
@@ -148,7 +155,7 @@ def test_nothing_is_left_of_an_executor(tmp_path: Path, monkeypatch: pytest.Monk
     before = threading.active_count(), set(below(os.getpid())), len(os.listdir("/proc/self/fd"))
     with SandboxExecutor(2) as pool:
         list(pool.map(time.sleep, [0.2, 0.2]))
-        instance = re.findall(r"/(pyfaas-[0-9a-f]+-)", Path(f"/proc/{next(iter(pool._pool.workers)).pid}/cgroup").read_text())[0]
+        instance = re.findall(r"/(pyfaas-x[0-9a-fx]+-)", Path(f"/proc/{next(iter(pool._pool.workers)).pid}/cgroup").read_text())[0]
         assert set(below(os.getpid())) > before[1]
         assert groups(instance) != []
         assert list(tmp_path.iterdir()) != []
