@@ -417,13 +417,13 @@ class AsyncClient:
     async def _held(self, path: str, wait: int) -> dict[str, Any]:
         """Get what the server holds back for `wait` seconds; one that is replaced meanwhile is asked again."""
         clock = asyncio.get_running_loop().time
-        until = None
+        began, until = clock(), None
         while True:
             try:
                 return await self._get(path, wait=wait)
             except ServerError as error:
-                if until is None and isinstance(error, Unreachable):  # nobody was there to begin with
-                    raise
+                if until is None and isinstance(error, Unreachable) and clock() - began < _PAUSE_S:
+                    raise  # nobody was there to begin with
                 if error.code not in _PASSING or (until is not None and clock() >= until):
                     raise
                 until = until or clock() + _PATIENCE_S

@@ -16,6 +16,7 @@ from pyfaas.client.aio import AsyncClient
 from pyfaas.client.errors import Error, NotFound, from_outcome, from_refusal, invalid
 from pyfaas.client.function import Function, Way
 from pyfaas.client.packing import Package
+from pyfaas.client.progress import working
 from pyfaas.client.shipping import package
 from pyfaas.client.sync import Client
 from pyfaas.errors import PyfaasError
@@ -132,7 +133,8 @@ class App:
 
         Raises FunctionError for the first that failed, InvalidRequest for code that cannot travel.
         """
-        return self.client.portal.run(self.publish(self.client.inner))
+        with working(f"publishing {self.name}: {', '.join(self.functions)}"):
+            return self.client.portal.run(self.publish(self.client.inner))
 
     def _deploy_aio(self) -> Awaitable[Versions]:
         return self.client.portal.wrap(self.publish(self.client.inner))
@@ -252,6 +254,7 @@ class Decorator:
 
 def _checked_name(name: str) -> str:
     try:
+        check_name(name)
         check_name(f"{name}-{'0' * 2 * _SUFFIX_BYTES}")  # what a run adds must fit too
     except PyfaasError as error:
         raise from_refusal(error) from None

@@ -3,8 +3,8 @@
 Everything that aiohttp raises is translated here. An answer of 400 or above becomes the exception that `errors` builds
 from it. `exchange` keeps the body open, so that streams are read as they come. Connections are kept and used again.
 
-Nothing that may have run is sent twice. What is asked for with GET is asked for again, once, when its connection broke
-before an answer: a server that was replaced leaves such connections behind.
+A call is not sent twice, because it may have run. When a connection broke before an answer, which is what a replaced
+server leaves behind, aiohttp asks again once for what is idempotent (RFC 9110, 9.2.2): to read, to publish, to remove.
 """
 
 from __future__ import annotations
@@ -131,17 +131,7 @@ class HttpTransport:
     async def _answered(self, call: Call) -> aiohttp.ClientResponse:
         session = self._opened()
         try:
-            try:
-                return await self._send(session, call)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ClientConnectionError, ConnectionError) as broken:
-                if call.method != "GET":
-                    raise
-                try:
-                    return await self._send(session, call)
-                except aiohttp.ClientConnectorError:
-                    raise broken from None
+            return await self._send(session, call)
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
                 raise self._unreachable(error) from error

@@ -1,13 +1,24 @@
-"""A line that shows how far a map is: on a terminal only, and on stderr, so that output stays whole."""
+"""Lines that show what is waited for: on a terminal only, and on stderr, so that output stays whole."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show that something goes on, for the length of a block."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with importlib.import_module("rich.console").Console(stderr=True).status(text):
+        yield
 
 
 def shown(results: Iterator[T], inputs: Any, name: str) -> Iterator[T]:

@@ -9,6 +9,7 @@ root on its path imports it the same way.
 from __future__ import annotations
 
 import ast
+import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,8 @@ from pyfaas.client.packing import walk
 
 Files = dict[str, tuple[bytes, bool]]
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-_NOT_TOPS = frozenset({"__main__", "pyfaas", "sandbox", "cloudpickle"})
+_NOT_TOPS = frozenset({"__main__", "pyfaas", "cloudpickle"})  # the last travels by itself, with what it wrote
+_OURS = tuple(Path(__file__).resolve().parents[2] / name for name in ("pyfaas", "sandbox"))
 
 
 def gather(names: Iterable[str]) -> Files:
@@ -34,7 +36,7 @@ def gather(names: Iterable[str]) -> Files:
         seen.add(top)
         for place, path in _files_of(top):
             content = path.read_bytes()
-            files[place] = (content, False)
+            files[place] = (content, bool(path.stat().st_mode & stat.S_IXUSR))
             if place.endswith(".py"):
                 ahead += imported(content)
     return files
@@ -42,7 +44,7 @@ def gather(names: Iterable[str]) -> Files:
 
 def is_own(path: Path) -> bool:
     """Tell whether a file is the author's: not Python's, not an installed distribution's, not ours."""
-    if any(part in _INSTALLED for part in path.parts) or path.is_relative_to(Path(__file__).resolve().parents[1]):
+    if any(part in _INSTALLED for part in path.parts) or any(path.is_relative_to(place) for place in _OURS):
         return False
     return not any(path.is_relative_to(library) for library in _standard_library())
 
