@@ -49,6 +49,9 @@ def backup(
         size = act(ctx, lambda client: _write(client, out, chosen(ctx)), is_admin=True)
         if path.exists() and not force:
             raise _exists(path)
+    if chosen(ctx).output is not Output.TABLE:
+        console.show(chosen(ctx), {"file": str(path), "size": size})
+        return
     console.note(chosen(ctx), f"wrote {path} ({size / _MIB:.1f} MiB); it holds keys: keep it where only you can read it")
 
 

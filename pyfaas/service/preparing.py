@@ -11,6 +11,7 @@ from it, so nothing half-written is ever seen under a final name.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import sys
@@ -123,7 +124,7 @@ class Preparing:
                 await self._workers.discard("staging", staged)
             raise
         except (SandboxError, PyfaasError) as error:
-            raise PreparationFailed("lost", f"the platform could not prepare it: {error}") from None
+            raise lost("the platform could not prepare it", error) from None
 
 
 class _Vm:
@@ -138,7 +139,7 @@ class _Vm:
         try:
             self.id, self.first = await self._workers.open_vm(network=self._network, limits=_BUILD_LIMITS)
         except (SandboxError, PyfaasError) as error:
-            raise PreparationFailed("lost", f"no VM could be made to prepare it: {error}") from None
+            raise lost("no VM could be made to prepare it", error) from None
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -207,6 +208,12 @@ def _failure(value: Mapping[str, Any], tail: str) -> PreparationFailed:
         message = f"{value['errorType']}: {value.get('errorMessage', '')}"
         return PreparationFailed("init_error", message, tail + stack)
     return PreparationFailed(str(value.get("code", "failed")), str(value.get("errorMessage", "")), str(value.get("log_tail") or tail))
+
+
+def lost(what: str, error: Exception) -> PreparationFailed:
+    """Return the failure for something of the platform's that went wrong, a full disk told as such; trying again may help."""
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return PreparationFailed("storage_full" if is_full else "lost", f"{what}: {error}")
 
 
 def environment_name(lock: str) -> str:

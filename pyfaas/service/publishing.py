@@ -9,9 +9,10 @@ half prepared is prepared again at the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from pyfaas.manifest import Bounds, code_id, parse
 from pyfaas.model import Account, Caller, Function, FunctionId, PointerMove, Scope, Shape, Version, VersionState
 from pyfaas.names import check_name
 from pyfaas.ports import Bundles, Clock, Store
-from pyfaas.service.preparing import PreparationFailed, Preparing
+from pyfaas.service.preparing import PreparationFailed, Preparing, lost
 from pyfaas.service.registry import Entry, Registry
 from sandbox.errors import SandboxError
 
@@ -100,8 +101,9 @@ class Publisher:
                 parsed.settings,
                 old.settings if old else None,
             )
-            version = move = None
+            version, move, is_known = None, None, True
             if plan.is_new:
+                is_known = await self._bundles.has(digest)
                 await self._bundles.put(digest, packed)
                 version = Version(
                     function=function.id,
@@ -115,7 +117,8 @@ class Publisher:
                 )
                 move = next_move(entry, function.id, "latest", plan.number, now)
             if plan.changed or plan.is_new:
-                await self._store.publish(function, version, move)
+                async with self._undone(digest, is_known=is_known):
+                    await self._store.publish(function, version, move)
             entry = self._registry.put_function(function)
             if version is not None and move is not None:
                 entry.put(version)
@@ -126,6 +129,16 @@ class Publisher:
             current = entry.versions[plan.number]
         shown = {"function": name, "version": plan.number, "state": current.state.value, "changed": plan.changed}
         return (201 if plan.is_new else 200), shown
+
+    @contextlib.asynccontextmanager
+    async def _undone(self, digest: str, *, is_known: bool) -> AsyncIterator[None]:
+        """Take a new bundle back when its version is refused: on a full disk it would only take room."""
+        try:
+            yield
+        except PyfaasError:
+            if not is_known:
+                await self._bundles.remove(digest)
+            raise
 
     async def _inspect(self, packed: bytes) -> tuple[str, int]:
         if len(packed) > self._config.bundle_packed:
@@ -169,7 +182,7 @@ class Publisher:
             try:
                 return await self._steps(entry, version, account)
             except (PreparationFailed, SandboxError, PyfaasError) as error:
-                failed = error if isinstance(error, PreparationFailed) else PreparationFailed("lost", str(error))
+                failed = error if isinstance(error, PreparationFailed) else lost("the platform could not prepare it", error)
                 if not failed.is_passing or attempt == _ATTEMPTS:
                     return replace(version, state=VersionState.FAILED, reason=failed.reason)
                 log.warning("preparation_again", extra={"function": entry.function.name, "reason": failed.reason.code})
