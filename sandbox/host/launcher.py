@@ -126,11 +126,15 @@ class Launcher:
         box.on_packet, box.on_end = reported, ended
         if key in self._early:
             self._exited(key, self._early.pop(key))
+        if self.is_gone:
+            box.ended(None, Usage())
         is_sound = False
         try:
             async with asyncio.timeout(_BORN_S):
                 packet = await born
             self._check(box, packet)
+            if box.ending is not None:  # after its word, and before it was our turn: nobody would be told any more
+                raise VmGone(key, box.ending)
             is_sound = True
         except TimeoutError:
             raise SetupError("read_back", 0, f"{key} did not report in {_BORN_S} s") from None
