@@ -14,6 +14,7 @@ import io
 import pickle
 import sys
 import types
+import typing
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,9 +113,30 @@ class _Noting(cloudpickle.Pickler):  # type: ignore[misc] # ships no types
             self.needs |= {
                 str(step.argval) for step in dis.get_instructions(obj) if step.opname == "IMPORT_NAME" and step.argval
             }
-        elif reduced is NotImplemented and isinstance(obj, type | types.FunctionType):
-            self.needs.add(obj.__module__ or "")
+        elif isinstance(obj, type | types.FunctionType):
+            if reduced is NotImplemented:
+                self.needs.add(obj.__module__ or "")
+            else:
+                _resolve_annotations(obj, reduced)
         return reduced
+
+
+def _resolve_annotations(thing: Any, reduced: Any) -> None:
+    """Replace annotations that are text in what is about to be written: the container lacks the names to evaluate them.
+
+    cloudpickle's state of a function or class is a pair of dictionaries made for the purpose, one of which has them.
+    """
+    for part in reduced[2] if isinstance(reduced, tuple) and len(reduced) > 2 else ():
+        raw = part.get("__annotations__") if isinstance(part, dict) else None
+        if raw:
+            free = getattr(getattr(thing, "__code__", None), "co_freevars", ())
+            cells = dict(zip(free, getattr(thing, "__closure__", None) or (), strict=False))
+            nearby = {name: cell.cell_contents for name, cell in cells.items() if cell != types.CellType()}
+            try:
+                known = typing.get_type_hints(thing, localns=nearby or None, include_extras=True)
+            except (NameError, TypeError, AttributeError, SyntaxError):  # imported for type checkers only, say
+                continue
+            part["__annotations__"] = {name: known.get(name, each) for name, each in raw.items()}
 
 
 def _dump(value: Any) -> tuple[bytes, set[str]]:

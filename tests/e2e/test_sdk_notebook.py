@@ -158,3 +158,54 @@ def test_a_run_inside_a_run_is_refused(house: House, tmp_path: Path) -> None:
         """,
     )
     assert (ran.out, ran.errors) == (["True", "1"], "")
+
+
+def test_annotations_that_are_text_are_understood(house: House, tmp_path: Path) -> None:
+    """With `from __future__ import annotations` a cell's own classes, nested ones and Context still decide what fits."""
+    ran = kernel(
+        house,
+        tmp_path,
+        "from __future__ import annotations\nimport dataclasses, datetime, typing\nimport pyfaas\napp = pyfaas.App('text')",
+        """
+        from __future__ import annotations
+
+        @dataclasses.dataclass
+        class Line:
+            item: str
+            at: datetime.date | None = None
+
+        @dataclasses.dataclass
+        class Order:
+            lines: list[Line]
+            parent: Order | None = None
+
+        class Options(typing.TypedDict, total=False):
+            deep: bool
+
+        @app.function()
+        def total(order: Order, context: pyfaas.Context, options: Options = {}) -> list:
+            return [type(order).__name__, repr(order.lines[0].at), order.parent and len(order.parent.lines), context.account, options]
+        """,
+        """
+        with app.run():
+            lines = [{"item": "a", "at": "2026-01-02"}]
+            print(total.remote({"lines": lines, "parent": {"lines": []}}, options={"deep": True}))
+            for wrong in ({"lines": [{}]}, {"lines": lines, "parent": {"lines": 3}}, {"lines": lines, "more": 1}):
+                try:
+                    print(total.remote(wrong))
+                except pyfaas.InvalidRequest as error:
+                    print(str(error).partition(": ")[2])
+            try:
+                print(total.remote({"lines": lines}, options={"other": 1}))
+            except pyfaas.InvalidRequest as error:
+                print(str(error).partition(": ")[2])
+        """,
+    )
+    assert (ran.status, ran.errors) == (0, ""), ran.errors
+    assert ran.out == [
+        "['Order', 'datetime.date(2026, 1, 2)', 0, 'default', {'deep': True}]",
+        "'order.lines[0]' lacks 'item'",
+        "'order.parent.lines' must be an array, not an integer or 'order.parent' must be null, not an object",
+        "'order' has the unknown key 'more'",
+        "'options' has the unknown key 'other'",
+    ]
