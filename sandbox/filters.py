@@ -106,7 +106,7 @@ class Policy:
             if call not in absent:
                 plain[numbers(call)] = bpf.ERRNO | code if code else bpf.KILL_PROCESS
         rules: dict[int, tuple[Rule, ...]] = {}
-        for call, rule in argument_rules(network=network):
+        for call, rule in ((call, rule) for call, rule in argument_rules(network=network) if call not in absent):
             rules[numbers(call)] = (*rules.get(numbers(call), ()), rule)
         families = {numbers(c): frozenset(v for rule in rules[numbers(c)] for i, _, v in rule if i == 0) for c in _FAMILY_CALLS}
         return cls(machine=machine, plain=plain, rules=rules, families=families)
