@@ -144,6 +144,16 @@ def mapped():
         return [found, file.read(5).decode(), bytes(anonymous[:2]).decode(), size]
 
 
+def pipes():
+    """Name a pipe, write into it from a thread, and read."""
+    path = tempfile.mkdtemp() + "/pipe"
+    os.mkfifo(path, 0o600)
+    with ThreadPoolExecutor(1) as workers:
+        workers.submit(pathlib.Path(path).write_text, "through")
+        read = pathlib.Path(path).read_text()
+    return [read, pathlib.Path(path).is_fifo()]
+
+
 def texts():
     """Read and write the usual formats."""
     out = io.StringIO()

@@ -245,6 +245,64 @@ def signals():
     return [NEWS, signal.Signals(taken.si_signo).name]
 
 
+def alarm():
+    """Interrupt what takes too long, as many a timeout decorator does."""
+
+    def ring(number, frame):
+        raise TimeoutError("rang")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.alarm(1)
+        left = signal.alarm(1)
+        time.sleep(30)
+    except TimeoutError as error:
+        return [left, str(error)]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return [left, "did not ring"]
+
+
+def niceness():
+    """Be nicer, oneself and in a child; nobody gets ahead of others."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, bytes((os.nice(3),)))
+        os.setpriority(os.PRIO_PROCESS, 0, 7)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        try:
+            os.nice(-9)
+        except OSError:
+            os.write(write, bytes((os.nice(0),)))
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    return [list(os.read(read, 10)), subprocess.run(["nice", "-n", "5", "nice"], capture_output=True, text=True).stdout.strip()]
+
+
+def programs():
+    """Use the programs that every system has."""
+    script = """
+set -e
+cd "$(mktemp -d)"
+printf 'b\na\nc\n' > list
+cp -p list copy; mv copy moved; install -m 600 list installed; ln -s list link
+sort list | head -n 2 | tr '\n' ' '
+tar czf all.tgz list moved && mkdir out && tar xzf all.tgz -C out && cmp list out/moved
+find . -name 'li*' -newermt 2000-01-01 | sort | xargs -n 1 basename | tr '\n' ' '
+sed 's/a/x/' list | grep -c x
+diff <(cat list) <(cat moved) && touch -d 2020-01-01 list && date -u -r list +%Y
+dd if=/dev/zero of=zero bs=1k count=4 2>/dev/null; truncate -s 100 zero; stat -c %s zero
+(flock -x 9; echo locked) 9> lock
+timeout 20 sleep 0; env -i sh -c 'echo ${HOME:-none}'; md5sum < /dev/null | cut -c1-4
+split -l 1 list part && cat part* | wc -l; mkfifo pipe; (echo through > pipe &) ; cat pipe
+"""
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    return [ran.stdout.split(), ran.stderr, ran.returncode]
+
+
 def affinity():
     """Read and set on which processors to run, as thread pools do."""
     mine = os.sched_getaffinity(0)

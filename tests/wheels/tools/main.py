@@ -77,6 +77,13 @@ def foreign():
     return [libc.strlen(b"hello"), list(numbers)]
 
 
+def scripts():
+    """A package's own program is found by its name, and a module is run by the interpreter."""
+    by_name = subprocess.run(["tqdm", "--version"], capture_output=True, text=True)
+    by_module = subprocess.run([sys.executable, "-m", "tqdm", "--version"], capture_output=True, text=True, cwd="/tmp")
+    return [by_name.stdout.strip() == tqdm.__version__ or by_name.stderr, by_module.stdout.strip() == tqdm.__version__ or by_module.stderr]
+
+
 def texts():
     out = io.StringIO()
     rich.console.Console(file=out, width=40).print("[bold]hi[/bold]")
