@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measured(names: Sequence[str], *, quick: bool, out: Path) -> tuple[list[Result], int]:
     """Run pages one after the other; what one could not do is told, and the others go on."""
-    from benchmarks.stage import LoadError, NotConfined, progress, run_page  # noqa: PLC0415 - --render needs no server
+    from benchmarks.stage import progress, run_page  # noqa: PLC0415 - --render needs no server
 
     tell, results, status = progress(), [], 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # everything that was started ends either way
@@ -75,7 +76,8 @@ def _measured(names: Sequence[str], *, quick: bool, out: Path) -> tuple[list[Res
     for name in (ahead := list(names)):
         try:
             found = run_page(name, quick=quick, tell=tell)
-        except (LoadError, NotConfined, RuntimeError, OSError, AssertionError) as error:
+        except Exception as error:  # noqa: BLE001 - a page that fails is told, and the others go on
+            traceback.print_exc()
             print(f"\n{name}: not measured: {type(error).__name__}: {error}", file=sys.stderr)
             status = 3
             continue

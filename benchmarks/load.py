@@ -226,13 +226,16 @@ def main() -> None:
     """Carry out orders until standard input ends."""
     import uvloop  # noqa: PLC0415 - the load's process only
 
-    for line in sys.stdin:
-        order = Order(**json.loads(line))
-        try:
-            told = one(order) if order.calls else uvloop.run(many(order))
-        except (LoadError, OSError) as error:
-            told = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(told), flush=True)
+    # Not sys.stdout: where PYTHONUNBUFFERED is set it drops what one write(2) does not take.
+    with open(1, "w", closefd=False) as out:
+        for line in sys.stdin:
+            order = Order(**json.loads(line))
+            try:
+                told = one(order) if order.calls else uvloop.run(many(order))
+            except (LoadError, OSError) as error:
+                told = {"error": f"{type(error).__name__}: {error}"}
+            out.write(json.dumps(told) + "\n")
+            out.flush()
 
 
 if __name__ == "__main__":

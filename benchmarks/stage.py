@@ -23,13 +23,10 @@ from urllib.parse import urlsplit
 
 from benchmarks import baselines, host, procfs, proof
 from benchmarks.figures import spread
-from benchmarks.load import Loader, LoadError, Order, Seen
-from benchmarks.proof import NotConfined
+from benchmarks.load import Loader, Order, Seen
 from benchmarks.result import Result
 from benchmarks.targets import Amount, row
 from tests.e2e.house import REPOSITORY, House, given_up, running
-
-__all__ = ["LoadError", "NotConfined", "Peer", "Stage", "accounts", "deploy_all", "progress", "run_page"]
 
 ECHO = "def handler(event, context):\n    return event"
 _SELDOM_S = 2.0
