@@ -34,6 +34,7 @@ from sandbox.spec import VmSpec
 
 _ENTRY = "sandbox.guest.worker"
 _MOST_FAILURES = 3  # workers in a row that did not come to be, until the pool is given up
+_SWEEPS, _SWEEP_S = 100, 0.02
 _OURS = "x"  # an executor's groups are pyfaas-x<pid of its process>x…
 _LOGGER = logging.getLogger("concurrent.futures")  # where the other executors tell of an initializer that failed
 
@@ -64,6 +65,7 @@ class Pool:
         self._inbox: deque[Task] = deque()
         self._is_woken = self._is_finishing = self._is_cancelling = self._is_over = False
         self._pid = os.getpid()
+        self._name, self._launches = f"{_OURS}{self._pid}x{os.urandom(4).hex()}", 0
         self._loop: asyncio.AbstractEventLoop | None = None
         # Of the loop only:
         self._pending: deque[Task] = deque()
@@ -141,8 +143,9 @@ class Pool:
     async def _launch(self, root: str) -> Launcher:
         if "cgroups" not in self._plan.without:
             _remove_left()
+        self._launches += 1
         options = LauncherOptions(
-            instance=f"{_OURS}{os.getpid()}x{os.urandom(4).hex()}",
+            instance=f"{self._name}x{self._launches}",
             root=root,
             entry=f"{_ENTRY}:serve",
             warm=f"{_ENTRY}:warm",
@@ -159,8 +162,17 @@ class Pool:
         await asyncio.gather(*self._starting, return_exceptions=True)
         if self._launcher is not None:
             await self._launcher.close()
+            await self._sweep()
         self._is_over = True
         self._refuse()
+
+    async def _sweep(self) -> None:
+        """Remove groups that a launcher of this pool left because it was killed; its processes may still be dying."""
+        groups = cgroups.detect()
+        for _ in range(_SWEEPS):
+            if not groups.usable or not groups.sweep(f"pyfaas-{self._name}x"):
+                return
+            await asyncio.sleep(_SWEEP_S)
 
     # ---- deciding, synchronously
 

@@ -170,7 +170,7 @@ def groups(prefix: str) -> list[str]:
 
 
 def test_a_launcher_that_was_killed_is_replaced() -> None:
-    """The running call fails with its evidence; the next one has another launcher."""
+    """The running call fails with its evidence; the next one has another launcher; no cgroup is left of either."""
     with SandboxExecutor(1) as pool:
         running = pool.submit(time.sleep, 600)
         launcher = pool._pool._launcher
@@ -182,6 +182,9 @@ def test_a_launcher_that_was_killed_is_replaced() -> None:
         assert isinstance(error, WorkerDied)
         assert error.ending.fate is Fate.LOST
         assert pool.submit(abs, -1).result(PATIENCE_S) == 1
+        mine = f"pyfaas-{pool._pool._name}x"
+        assert groups(mine) != []
+    assert groups(mine) == []
 
 
 def test_a_worker_that_was_killed_from_outside_is_replaced() -> None:
