@@ -237,7 +237,8 @@ async def main(path):
         os.open("/dev/null", os.O_RDONLY)  # so that the next connection's log has a number that can be synced
     print(await add("after"), database._write._connection is not handle)
     print(await database.read(lambda c: [r[0] for r in c.execute("SELECT k FROM t")]))
-    os._exit(0)
+    sys.stdout.flush()
+    os._exit(0)  # the database's close would sync what cannot be
 
 asyncio.run(main(sys.argv[1]))
 """
