@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +16,10 @@ from pyfaas.web import event
 
 _SMALL = 64 * 1024
 MAX_VERSION, MAX_TIME = 10**9, 10**12
-_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ID_FORM, NAME_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[A-Za-z0-9_-]{1,64}"
+TOKEN_FORM = "[0-9]{11}\\.[0-9]{6}-" + ID_FORM  # a token's place in its list
+USAGE_FORM = "[0-9]{4}-[0-9]{2}-[0-9]{2}( [A-Za-z0-9_-]{1,64}){4} [0-9]{6}"  # a row's place among usage
+_ID = re.compile(ID_FORM)
 _TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _FLAGS = {"": True, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -64,6 +67,14 @@ def query_time(request: web.Request, key: str, default: float) -> float:
     if not _TIME.fullmatch(text) or float(text) >= MAX_TIME:
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be seconds since the epoch")
     return float(text)
+
+
+def query_cursor(request: web.Request, form: str) -> str | None:
+    """Return where a page begins; raises invalid_request for what is no `next` of this list."""
+    after = request.query.get("after")
+    if after is not None and not re.fullmatch(form, after):
+        raise PyfaasError(Code.INVALID_REQUEST, "after must be the `next` of a page of this list")
+    return after
 
 
 def query_flag(request: web.Request, key: str) -> bool:
@@ -117,17 +128,24 @@ def needed(kind: type, value: Any, key: str) -> Any:
 
 def identifier(request: web.Request, what: str) -> str:
     """Return the id in the path; raises not_found for what is no id in its one form, as for one that is not there."""
-    text = request.match_info["id"]
+    return check_id(request.match_info["id"], what)
+
+
+def check_id(text: str, what: str) -> str:
+    """Return an id; raises not_found for what is none."""
     if not _ID.fullmatch(text):
         raise not_found(what, text[:64])
     return text
 
 
-def paged(
-    request: web.Request, items: Sequence[dict[str, Any]], cursor: Callable[[dict[str, Any]], str], *, default: int = 100, most: int = 1000
-) -> dict[str, Any]:
-    """Return the page that a request asks for, in the order of the texts that `cursor` gives the items, each its own."""
-    limit, after = query_number(request, "limit", default, 1, most), request.query.get("after")
+def page(request: web.Request, form: str, *, default: int = 100, most: int = 1000) -> tuple[int, str | None]:
+    """Return how many items a page has and where it begins; `form` is the pattern of the list's cursors."""
+    return query_number(request, "limit", default, 1, most), query_cursor(request, form)
+
+
+def paged(wanted: tuple[int, str | None], items: Iterable[dict[str, Any]], cursor: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    """Return one page of a list, in the order of the texts that `cursor` gives the items, each its own."""
+    limit, after = wanted
     rest = sorted((item for item in items if after is None or cursor(item) > after), key=cursor)
     shown = rest[:limit]
     return {"items": shown, "next": cursor(shown[-1]) if len(rest) > limit else None}

@@ -13,7 +13,7 @@ from typing import Any
 from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import JobState, Scope
-from pyfaas.web.asked import MAX_TIME, MAX_VERSION
+from pyfaas.web.asked import ID_FORM, MAX_TIME, MAX_VERSION, NAME_FORM, TOKEN_FORM, USAGE_FORM
 from pyfaas.web.schemas import ANY, CODE_ID_PATTERN, ID, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
 
 JSON, NDJSON, BYTES, PROBLEM = "application/json", "application/x-ndjson", "application/octet-stream", "application/problem+json"
@@ -55,10 +55,14 @@ _GONE = Answer(says="done")
 _TIMES = {"from": "from this time on", "to": "until this time"}
 _TIME: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": MAX_TIME}
 _FLAG: Schema = {"type": "boolean"}
-_PAGE = {
-    "limit": whole(1, 1000) | {"default": 100, "description": "items of one page"},
-    "after": text(description="`next` of the page before"),
-}
+
+
+
+def _page(form: str) -> dict[str, Schema]:
+    after = text(pattern=f"^{form}$", description="`next` of the page before")
+    return {"limit": whole(1, 1000) | {"default": 100, "description": "items of one page"}, "after": after}
+
+
 _QUALIFIER = text(pattern=f"{NAME_PATTERN}|{CODE_ID_PATTERN}", description="a version, `latest`, a release alias, or a code id")
 _LOG = {
     "since": _TIME | {"description": "lines from this time on, seconds since the epoch"},
@@ -106,7 +110,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/v1/whoami"): Operation(tag="accounts", says="Who a token speaks for", answers={200: _json("the account and the scopes", ref("Whoami"))}),
     ("GET", "/v1/functions"): Operation(
-        tag="functions", says="List functions by name", query=_PAGE, answers={200: _json("a page", ref("FunctionPage"))}
+        tag="functions", says="List functions by name", query=_page(NAME_FORM), answers={200: _json("a page", ref("FunctionPage"))}
     ),
     ("PUT", "/v1/functions/{name}"): Operation(
         tag="functions",
@@ -169,7 +173,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Read while you send: a client that does not read is not read from. One that leaves cancels what runs.",
         query={
             "qualifier": _QUALIFIER,
-            "concurrency": whole(1, 1000) | {"default": 20, "description": "items at once"},
+            "concurrency": whole(1, 1000) | {"default": 20, "description": "items at once, and no more than an account may have running"},
         },
         headers=_CALL_HEADERS,
         body={NDJSON: ANY},
@@ -199,7 +203,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/functions/{name}/versions"): Operation(
         tag="functions",
         says="List a function's versions, newest first",
-        query={**_PAGE, "after": whole(1, MAX_VERSION + 1) | {"description": "versions before this one"}},
+        query={**_page(NAME_FORM), "after": whole(1, MAX_VERSION + 1) | {"description": "versions before this one"}},
         answers={200: _json("a page", ref("VersionPage"))},
         errors=(404,),
     ),
@@ -234,7 +238,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/invocations"): Operation(
         tag="invocations",
         says="List asynchronous invocations by id",
-        query={"state": one_of(JobState), **_PAGE},
+        query={"state": one_of(JobState), **_page(ID_FORM)},
         answers={200: _json("a page", ref("InvocationPage"))},
     ),
     ("GET", "/v1/invocations/{id}"): Operation(
@@ -264,7 +268,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/accounts"): Operation(
         tag="accounts",
         says="List accounts: an admin sees all, anybody else the own one",
-        query=_PAGE,
+        query=_page(NAME_FORM),
         answers={200: _json("a page", ref("AccountPage"))},
     ),
     ("POST", "/v1/accounts"): Operation(
@@ -280,7 +284,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         tag="accounts", says="Remove an account: its tokens die, its runs stop", answers={204: _GONE}, errors=(404, 409, 507)
     ),
     ("GET", "/v1/tokens"): Operation(
-        tag="accounts", says="List the account's tokens", query=_PAGE, answers={200: _json("a page", ref("TokenPage"))}
+        tag="accounts", says="List the account's tokens", query=_page(TOKEN_FORM), answers={200: _json("a page", ref("TokenPage"))}
     ),
     ("POST", "/v1/tokens"): Operation(
         tag="accounts",
@@ -298,7 +302,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         tag="server",
         says="Sum what was used, by day, account and function",
         query={key: _TIME | {"description": f"{says}, seconds since the epoch"} for key, says in _TIMES.items()}
-        | {**_PAGE, "limit": whole(1, 10_000) | {"default": 1000, "description": "rows of one page"}},
+        | {**_page(USAGE_FORM), "limit": whole(1, 10_000) | {"default": 1000, "description": "rows of one page"}},
         answers={200: _json("a page", ref("UsagePage"))},
     ),
     ("GET", "/v1/limits"): Operation(tag="server", says="Show every limit", answers={200: _json("by name", ref("Limits"))}),
@@ -307,7 +311,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         tag="server",
         says="Take a backup of the running server",
         answers={200: Answer(says="an archive", content={"application/x-tar": ANY})},
-        errors=(507,),
+        errors=(409, 507),
     ),
     ("*", "/f/{account}/{target}/{rest:.*}"): Operation(
         tag="calls",

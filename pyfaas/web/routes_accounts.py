@@ -30,7 +30,7 @@ async def create_account(service: Service, request: web.Request, caller: Caller 
 
 async def list_accounts(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List the accounts that the caller may see."""
-    return asked.paged(request, service.list_accounts(asked.known(caller)), lambda account: str(account["account"]))
+    return asked.paged(asked.page(request, asked.NAME_FORM), service.list_accounts(asked.known(caller)), lambda account: str(account["account"]))
 
 
 async def remove_account(service: Service, request: web.Request, caller: Caller | None) -> Any:
@@ -68,7 +68,8 @@ def _time(value: Any) -> float | None:
 
 async def list_tokens(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List the account's tokens."""
-    return asked.paged(request, service.list_tokens(asked.known(caller)), lambda token: f"{token['created']:018.6f}-{token['id']}")
+    wanted = asked.page(request, asked.TOKEN_FORM)
+    return asked.paged(wanted, service.list_tokens(asked.known(caller)), lambda token: f"{token['created']:018.6f}-{token['id']}")
 
 
 async def revoke_token(service: Service, request: web.Request, caller: Caller | None) -> Any:

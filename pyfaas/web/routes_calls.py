@@ -96,7 +96,8 @@ async def logs(service: Service, request: web.Request, caller: Caller | None) ->
     """Give a function's log as lines of JSON, and with `follow` what is still to come."""
     query = request.query
     number = asked.number(query["version"], "version", 1, asked.MAX_VERSION) if "version" in query else None
-    return await _lines(service, request, asked.known(caller), asked.name(request), version=number, invocation=query.get("id"))
+    wanted = asked.check_id(query["id"], "invocation") if "id" in query else None
+    return await _lines(service, request, asked.known(caller), asked.name(request), version=number, invocation=wanted)
 
 
 async def job_logs(service: Service, request: web.Request, caller: Caller | None) -> Any:
@@ -137,7 +138,7 @@ async def job(service: Service, request: web.Request, caller: Caller | None) -> 
 async def list_jobs(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List asynchronous invocations."""
     limit = asked.query_number(request, "limit", 100, 1, 1000)
-    return await service.list_jobs(asked.known(caller), request.query.get("state"), limit, request.query.get("after", ""))
+    return await service.list_jobs(asked.known(caller), request.query.get("state"), limit, asked.query_cursor(request, asked.ID_FORM) or "")
 
 
 async def cancel_job(service: Service, request: web.Request, caller: Caller | None) -> Any:

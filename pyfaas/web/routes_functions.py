@@ -26,7 +26,7 @@ async def publish(service: Service, request: web.Request, caller: Caller | None)
 async def list_functions(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List the account's functions."""
     limit = asked.query_number(request, "limit", 100, 1, 1000)
-    return service.list_functions(asked.known(caller), limit, request.query.get("after"))
+    return service.list_functions(asked.known(caller), limit, asked.query_cursor(request, asked.NAME_FORM))
 
 
 async def describe(service: Service, request: web.Request, caller: Caller | None) -> Any:
@@ -49,8 +49,8 @@ async def rollback(service: Service, request: web.Request, caller: Caller | None
 
 async def list_versions(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List a function's versions."""
-    shown = service.list_versions(asked.known(caller), asked.name(request))
     limit, after = asked.query_number(request, "limit", 100, 1, 1000), asked.query_number(request, "after", asked.MAX_VERSION + 1, 1, asked.MAX_VERSION + 1)
+    shown = service.list_versions(asked.known(caller), asked.name(request))
     rest = [version for version in shown if version["version"] < after]  # newest first: the next page is of lower numbers
     return {"items": rest[:limit], "next": str(rest[limit - 1]["version"]) if len(rest) > limit else None}
 

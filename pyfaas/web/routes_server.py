@@ -21,6 +21,7 @@ _USAGE_KEY = ("day", "account", "owner", "function", "kind")  # what rows are so
 async def usage(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Sum what was used from one time to another."""
     since, until = asked.query_time(request, "from", 0.0), asked.query_time(request, "to", time.time() + _DAY_S)
+    wanted = asked.page(request, asked.USAGE_FORM, default=1000, most=10_000)
     shown = await service.usage(asked.known(caller), since, until)
     seen: Counter[str] = Counter()
     marks: dict[int, str] = {}
@@ -28,7 +29,7 @@ async def usage(service: Service, request: web.Request, caller: Caller | None) -
         key = " ".join(str(row[name]) for name in _USAGE_KEY)
         marks[id(row)] = f"{key} {seen[key]:06}"  # a name can have been that of several functions in a day
         seen[key] += 1
-    return asked.paged(request, shown, lambda row: marks[id(row)], default=1000, most=10_000)
+    return asked.paged(wanted, shown, lambda row: marks[id(row)])
 
 
 async def fleets(service: Service, _request: web.Request, caller: Caller | None) -> Any:

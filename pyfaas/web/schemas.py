@@ -11,11 +11,11 @@ from typing import Any
 
 from pyfaas.errors import Code, Fault
 from pyfaas.model import JobState, Outcome, Scope, Shape, VersionState
-from pyfaas.web.asked import MAX_TIME, MAX_VERSION
+from pyfaas.web.asked import ID_FORM, MAX_TIME, MAX_VERSION, NAME_FORM
 
 Schema = dict[str, Any]
 
-NAME_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
+NAME_PATTERN = f"^{NAME_FORM}$"
 CODE_ID_PATTERN = "^sha256-[0-9a-f]{64}$"
 
 
@@ -82,7 +82,7 @@ def _page(items: str) -> Schema:
 
 ANY: Schema = {}
 TIME = number() | {"description": "seconds since the epoch"}
-ID = text(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="a UUID")
+ID = text(pattern=f"^{ID_FORM}$", description="a UUID")
 NAME = text(pattern=NAME_PATTERN)
 VERSION = whole(1, MAX_VERSION)
 OUTCOME = one_of(Outcome)

@@ -236,6 +236,16 @@ def test_all_items_run_one_version(house: House, talk: Callable[..., Talk], name
     assert items(run(house, called, "{}", "?qualifier=1")) == {0: {"i": 0, "ok": 1}}
 
 
+def test_an_older_version_runs_while_the_newest_cannot(house: House, name: Name) -> None:
+    """When the newest version has failed, all items run the one before, and the headers say so."""
+    house.deploy(called := name(), "def handler(event, context):\n    return 1")
+    house.deploy(called, "raise ValueError")
+    answer = run(house, called, "{}\n{}")
+    assert [item["ok"] for item in items(answer).values()] == [1, 1]
+    assert (answer.headers["pyfaas-requested-version"], answer.headers["pyfaas-executed-version"]) == ("2", "1")
+    assert {item["error"]["code"] for item in items(run(house, called, "{}\n{}", "?qualifier=2")).values()} == {"init_error"}
+
+
 def test_a_timeout_is_each_items(house: House, mapped: str) -> None:
     """Pyfaas-Timeout shortens each item, and not the whole of them."""
     found = items(run(house, mapped, '1\n{"sleep": 60}\n2', Pyfaas_Timeout="2s"))

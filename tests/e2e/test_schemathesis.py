@@ -55,9 +55,12 @@ def seeds(house: House) -> dict[str, Any]:
 
 def _aimed(case: schemathesis.Case, seeds: dict[str, Any]) -> None:
     """Let a good request find something: nothing that it removes or replaces, and it does not wait for ever."""
-    if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE and case.method in ("GET", "POST"):
-        for name in case.path_parameters or {}:
-            case.path_parameters[name] = seeds.get(name, case.path_parameters[name])
+    is_good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
+    for name, value in (case.path_parameters or {}).items():
+        if name in ("name", "account") and case.method in ("PUT", "DELETE") and value in seeds.values():
+            case.path_parameters[name] = "nobody"
+        elif is_good and case.method in ("GET", "POST"):
+            case.path_parameters[name] = seeds.get(name, value)
     if "%3A" in str((case.path_parameters or {}).get("target", "")):
         case.path_parameters["target"] = case.path_parameters["target"].partition("%3A")[0]  # a colon is sent as one
     if isinstance(case.query, dict) and str(case.query.get("follow", "0")).lower() not in ("0", "false", "no"):

@@ -201,6 +201,13 @@ BAD = [
     ("GET", "/v1/functions/echo/aliases/nothing", b"", "not_found"),
     ("GET", "/v1/functions/echo/logs?since=yesterday", b"", "invalid_request"),
     ("GET", "/v1/functions/echo/logs?since=nan", b"", "invalid_request"),
+    ("GET", "/v1/functions/echo/logs?id=", b"", "not_found"),
+    ("GET", "/v1/invocations?limit=2000", b"", "invalid_request"),
+    ("GET", "/v1/functions?after=%20", b"", "invalid_request"),
+    ("GET", "/v1/invocations?after=x", b"", "invalid_request"),
+    ("GET", "/v1/tokens?after=x", b"", "invalid_request"),
+    ("GET", "/v1/accounts?after=", b"", "invalid_request"),
+    ("GET", "/v1/usage?after=2026", b"", "invalid_request"),
     ("GET", "/v1/usage?from=x", b"", "invalid_request"),
     ("GET", "/v1/usage?from=-1", b"", "invalid_request"),
     ("GET", "/v1/usage?to=1e300", b"", "invalid_request"),
@@ -228,7 +235,7 @@ async def test_what_is_refused(front: Served, method: str, path: str, body: byte
 
 _LISTS: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
     ("/v1/accounts", "list_accounts", SYNC, [{"account": name} for name in ("a", "b", "b-2", "c", "d")]),
-    ("/v1/tokens", "list_tokens", SYNC, [{"id": name, "created": at} for name, at in (("z", 9.0), ("b", 10.0), ("a", 10.0), ("y", 1e9), ("x", 1.5e9))]),
+    ("/v1/tokens", "list_tokens", SYNC, [{"id": ID[:-1] + name, "created": at} for name, at in (("9", 9.0), ("b", 10.0), ("a", 10.0), ("8", 1e9), ("7", 1.5e9))]),
     ("/v1/functions/echo/versions", "list_versions", SYNC, [{"version": number} for number in (12, 10, 9, 2, 1)]),
     (
         "/v1/usage",
