@@ -7,7 +7,6 @@ Called plainly a function runs here; its ways run it in a container. Each way ha
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import inspect
 import pickle
@@ -203,7 +202,12 @@ class FunctionCall(Generic[R]):
     """
 
     def __init__(
-        self, call_id: str, client: Client, *, function: str | None = None, read: Callable[[Any], Any] = copy.copy
+        self,
+        call_id: str,
+        client: Client,
+        *,
+        function: str | None = None,
+        read: Callable[[Any], Any] = lambda result: result,
     ) -> None:
         """Keep the id; the function's name and how its result is read are known when it was spawned here."""
         self.id, self._client, self._function, self._read = call_id, client, function, read

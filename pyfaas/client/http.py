@@ -30,6 +30,7 @@ from pyfaas.client.errors import ServerError, Unreachable, from_answer
 USER_AGENT = f"pyfaas/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 _CONNECT_S = 10.0
 _FAILED = 400
+_LARGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,9 @@ class HttpTransport:
         headers = {"User-Agent": USER_AGENT, **call.headers}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        data: Any = None if call.body is None else io.BytesIO(call.body)  # written in pieces, the loop goes on
+        data: Any = call.body
+        if call.body is not None and len(call.body) > _LARGE_BYTES:
+            data = io.BytesIO(call.body)  # written in pieces: the loop goes on
         if call.form:
             data = aiohttp.FormData()
             for name, (kind, content) in call.form.items():
@@ -170,7 +173,7 @@ class HttpTransport:
 
     def _broken(self, error: Exception) -> ServerError:
         message = f"the connection to {self._url} ended before the answer came: {str(error) or type(error).__name__}"
-        hint = "what was asked for may have been done; an Idempotency-Key makes it safe to ask again"
+        hint = "what was asked for may have been done"
         return ServerError(message, problem={"code": "unreachable", "fault": "platform", "detail": message, "hint": hint})
 
     def _unreachable(self, error: Exception) -> Unreachable:

@@ -92,7 +92,7 @@ WAYS = """
             names = [app.published(name) for name in app.functions]
             print("remote", add.remote(1), add.remote(1, b=2), later.remote("too "))
             print("typed", draw.remote({"x": 1}, "red"), draw.remote(Point(2, ["a"]), Colour.RED))
-            print("count", list(count.remote(3)))
+            print("count", list(count.remote(2)), count.spawn(1).get(timeout=30), list(count.map([0, 1])))
             print("map", list(add.map(range(6))), list(add.map([1, 2], [3, 4])), list(add.starmap([(1, 0), (2, 0)])))
             print("neighbours", neighbours.remote(2))
             print("inside", inside.remote(6), factorial.remote(5))
@@ -119,7 +119,7 @@ def test_every_way_of_calling(house: House, tmp_path: Path) -> None:
         "local 105 102 so lateapples",
         "remote 105 108 too lateapples",
         "typed ['Point', 1, [], True] ['Point', 2, ['a'], True]",
-        "count [{'i': 0}, {'i': 1}, {'i': 2}]",
+        "count [{'i': 0}, {'i': 1}] [{'i': 0}] [[], [{'i': 0}]]",
         "map [103, 105, 107, 109, 111, 113] [111, 116] [102, 104]",
         "neighbours [107, 107, [{'i': 0}, {'i': 1}], 'add', 'script']",
         "inside 42 120",
