@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyfaas.adapters.sqlite import schema
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import MIGRATIONS, open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
@@ -152,6 +153,22 @@ async def test_a_truncated_database_is_refused(kept: int, old: Path) -> None:
     await open_database(str(old)).close()
     os.truncate(old, kept)
     assert "damaged" in refusal(old).message or "no database" in refusal(old).message
+
+
+@pytest.mark.parametrize("most", [0, 1 << 30], ids=["large", "small"])
+@pytest.mark.asyncio
+async def test_a_damaged_table_is_found_in_a_large_file_too(most: int, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file that is too large to be read whole at a start, what serving rests on is looked at all the same."""
+    await open_database(str(old)).close()
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'tokens'").fetchone()[0]
+    monkeypatch.setattr(schema, "_WHOLE_BYTES", most)
+    await open_database(str(old)).close()
+    with old.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(PyfaasError, match="damaged"):
+        open_database(str(old))
 
 
 @pytest.mark.asyncio
