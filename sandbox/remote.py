@@ -37,6 +37,10 @@ class RemoteError(SandboxError):
         self.error_type, self.message, self.traceback = error_type, message, traceback
         super().__init__(f"{error_type}: {message}" if message else error_type)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled: it may pass through another executor."""
+        return type(self), (self.error_type, self.message, self.traceback)
+
 
 class WorkerDied(RemoteError, BrokenProcessPool):
     """The worker ended under its call; `ending` has the evidence. Only this call failed, and the next has a new worker.
@@ -49,6 +53,9 @@ class WorkerDied(RemoteError, BrokenProcessPool):
         self.ending = ending
         super().__init__("WorkerDied", message)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.ending)
+
 
 class LimitExceeded(RemoteError):
     """A call met a limit; `limit` names it as `Limits` does: memory, timeout, pids or payload. `ending`: how its worker ended, if it did."""
@@ -57,6 +64,9 @@ class LimitExceeded(RemoteError):
         """Keep the limit's name."""
         self.limit, self.ending = limit, ending
         super().__init__("LimitExceeded", message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limit, self.message, self.ending)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

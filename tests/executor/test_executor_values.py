@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import pickle
 import struct
 import tracemalloc
 import zoneinfo
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sandbox import remote, values
+from sandbox.spec import Ending, Fate
 
 # The same examples in every run, however slow the machine is.
 ALIKE = settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -225,3 +227,18 @@ def test_a_line_that_is_shown_already_is_not_shown_twice() -> None:
     assert remote.with_lines(text, {__file__}) == text
 
 
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        remote.RemoteError("mine.Odd", "told", "traceback"),
+        remote.WorkerDied("it exited", Ending(fate=Fate.EXITED, status=3)),
+        remote.LimitExceeded("memory", "too much", Ending(fate=Fate.OOM, evidence={"oom_kills": 1})),
+    ],
+)
+def test_errors_pass_through_another_executor(error: remote.RemoteError) -> None:
+    """An error that is pickled on its way is the same error again."""
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), vars(again)) == (str(error), vars(error))
