@@ -183,6 +183,7 @@ class AsyncClient:
     ) -> AsyncIterator[Any]:
         """Run a function once for each event, `concurrency` at once; yields results in the order of the events.
 
+        No more events are read than run, so there may be no end of them; here they may come asynchronously, too.
         A failed run ends it, or is yielded as the exception with `return_exceptions`; a throttled one is tried again.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import select
 import selectors
@@ -127,20 +128,22 @@ async def _next(source: AsyncIterator[R]) -> R:
 def _blocking(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Client, P], R]:
+    @functools.wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.portal.run(method(self.inner, *args, **kwargs))
 
-    call.__doc__, call.__name__ = method.__doc__, method.__name__
+    call.__qualname__ = f"Client.{method.__name__}"
     return call
 
 
 def _iterating(
     method: Callable[Concatenate[AsyncClient, P], AsyncIterator[R]],
 ) -> Callable[Concatenate[Client, P], Iterator[R]]:
+    @functools.wraps(method)
     def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         return self.portal.iterate(method(self.inner, *args, **kwargs))
 
-    call.__doc__, call.__name__ = method.__doc__, method.__name__
+    call.__qualname__ = f"Client.{method.__name__}"
     return call
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,3 +189,13 @@ async def test_asynchronous_inputs_come_from_their_own_loop() -> None:
 async def rows() -> Any:
     """Yield one row."""
     yield (1, 2)
+
+
+def test_both_clients_have_the_same_methods_and_signatures() -> None:
+    """What an editor shows of the blocking client is what the asynchronous one takes, with its docstring."""
+    asynchronous = {name for name in vars(pyfaas.AsyncClient) if not name.startswith("_")} - {"close", "open"}
+    for name in asynchronous:
+        blocking, awaited = getattr(Client, name), getattr(pyfaas.AsyncClient, name)
+        assert inspect.signature(blocking) == inspect.signature(awaited)
+        assert blocking.__doc__ == awaited.__doc__
+        assert not inspect.iscoroutinefunction(blocking)

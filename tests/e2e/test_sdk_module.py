@@ -187,6 +187,16 @@ def test_a_run_at_a_modules_top_says_so(house: House, tmp_path: Path) -> None:
     assert "App.run is not there inside a container" in ran.errors
 
 
+def test_a_module_that_needs_a_distribution_says_which(house: House, tmp_path: Path) -> None:
+    """An import that fails while the container loads the module ends the deployment, with its line and what to do."""
+    module = "import rich\nimport pyfaas\napp = pyfaas.App('needs')\n\n@app.function()\ndef one(): return 1\n"
+    write(tmp_path, {"needs.py": module, "script.py": "import needs\nwith needs.app.run(): pass\n"})
+    ran = run(house, tmp_path, "-W", "ignore", "script.py")
+    assert ran.status == 1
+    assert "No module named 'rich'" in ran.errors
+    assert "hint: name its distribution: @app.function(requirements=[…])" in ran.errors
+
+
 def test_one_app_over_two_modules(house: House, tmp_path: Path) -> None:
     """Functions of several modules are one app; each travels with its own module."""
     write(

@@ -159,8 +159,10 @@ def test_what_is_deployed_is_called_from_another_process(house: House, tmp_path:
 
 
 INTERRUPTED = """
-    import sys, time
+    import signal, sys
     import pyfaas
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests' own parent ignores
 
     app = pyfaas.App("ended")
 
