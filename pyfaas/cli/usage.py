@@ -1,12 +1,11 @@
 """The verb that shows what was used.
 
-Programs get the server's rows; people a table with names instead of ids, units, and a last line that sums it up. An
-account or a function that is gone has no name any more, and is shown as removed.
+Programs get the server's rows; people a table with names instead of ids, units, and a last line that sums it up. What is gone is
+told to be removed; an account's name is gone with it.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -24,7 +23,6 @@ Row = Mapping[str, Any]
 _BY = ("function", "alias", "api")
 _SUMS = ("calls", "wall_ms", "cpu_ms", "gib_ms", "bytes_in", "bytes_out")
 _HEADS = ("calls", "outcomes", "wall", "cpu", "GiB·s", "in", "out")
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9]{12}")  # of a function, of an account
 
 
 @app.callback()
@@ -68,12 +66,18 @@ def usage(
 
 def summed(rows: Sequence[Row], by: str) -> list[dict[str, Any]]:
     """Add up the rows of each account that have the same value of `by`; those without one are left out."""
-    sums: dict[tuple[Any, Any], dict[str, Any]] = {}
+    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         if row.get(by) is None:
             continue
-        first = {"account": row.get("account"), by: row[by], "outcomes": {}}
-        _add(sums.setdefault((row.get("account"), row[by]), first), row)
+        is_removed = bool(row.get("removed")) and by == "function"
+        first = {
+            "account": row.get("account"),
+            by: row[by],
+            **({"removed": True} if is_removed else {}),
+            "outcomes": {},
+        }
+        _add(sums.setdefault((row.get("account"), row[by], is_removed), first), row)
     return list(sums.values())
 
 
@@ -92,16 +96,16 @@ def table(rows: Sequence[Row], names: Mapping[str, str], by: str | None) -> tupl
     total: dict[str, Any] = {"outcomes": {}}
     for row in rows:
         _add(total, row)
-    lines = [[_name(row.get(key), names) for key in keys] + _figures(row) for row in rows]
+    lines = [[_name(row, key, names) for key in keys] + _figures(row) for row in rows]
     lines.append(["total", *[""] * (len(keys) - 1), *_figures(total)])
     return [*keys, *_HEADS], lines
 
 
-def _name(value: Any, names: Mapping[str, str]) -> str:
-    text = console.cell(value)
-    if text in names:
-        return names[text]
-    return f"removed ({text[:8]})" if _ID.fullmatch(text) else text
+def _name(row: Row, key: str, names: Mapping[str, str]) -> str:
+    text = console.cell(row.get(key))
+    if key == "account":
+        return names.get(text, f"{text} (removed)")
+    return f"{text} (removed)" if key == "function" and row.get("removed") else text
 
 
 def _figures(row: Row) -> list[str]:
