@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyfaas.runtime import shapes
@@ -34,8 +35,12 @@ _REHEARSAL = HEADER + marshal.dumps(compile("def handler(event, context):\n    r
 _ROUNDS = 16  # CPython specialises byte code after a few runs
 
 
-def warm(rounds: int = _ROUNDS) -> None:
+def warm() -> None:
     """Run good and failing calls of harmless handlers through the loop; leaves nothing behind."""
+    _run((_echo, _fail, _add), (0, Flag.HTTP), _ROUNDS)
+
+
+def _run(handlers: Sequence[Callable[..., Any]], flags: Sequence[int], rounds: int) -> None:
     kept, environment = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), dict(os.environ)
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
@@ -44,8 +49,8 @@ def warm(rounds: int = _ROUNDS) -> None:
     try:
         console = Console(out_read, err_read)
         console.write_to(out_write, err_write)
-        for handler in (_echo, _fail, _add):
-            _rounds(handler, console, rounds)
+        for handler in handlers:
+            _rounds(handler, console, flags, rounds)
     finally:
         sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
         os.environ.clear()
@@ -57,7 +62,7 @@ def warm(rounds: int = _ROUNDS) -> None:
 def rehearse() -> None:
     """Load and run a harmless module in a blank, as its first call will; leaves nothing behind.
 
-    The memory that a first load writes to is copied now, off the path of a call, instead of then.
+    The memory that a first load and a plain call write to is copied now, off the path of a call, instead of then.
     """
     directory = "/tmp/.rehearsal"  # noqa: S108 -- the container's own
     compiled = f"{directory}/__pycache__/rehearsal.{sys.implementation.cache_tag}.pyc"
@@ -67,7 +72,7 @@ def rehearse() -> None:
             file.write(_REHEARSAL)
         order = Order(function="warm", version="1", account="warm", handler="rehearsal:handler", code=directory, paths=(directory,))
         load(order)
-        warm(rounds=1)
+        _run((_echo,), (0,), 1)
     finally:
         sys.modules.pop("rehearsal", None)
         sys.path_importer_cache.pop(directory, None)
@@ -78,20 +83,20 @@ def rehearse() -> None:
         os.environ.clear()
 
 
-def _rounds(handler: Any, console: Console, rounds: int) -> None:
+def _rounds(handler: Any, console: Console, flags: Sequence[int], rounds: int) -> None:
     # Datagrams, since a confined blank may make no sequenced-packet sockets; closing one's own reading end is their end.
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:
         order = Order(function="warm", version="1", account="warm")
         answering = Answering(order, shapes.bind(handler), Inbox(far))
         deadline = time.time() + 60.0
-        for flags in (0, Flag.HTTP):
-            meta = _META if flags else b""
+        for flag in flags:
+            meta = _META if flag else b""
             for _ in range(rounds):
-                near.send(wire.call_packets(flags, _ID, deadline, meta, _BODY)[0])
+                near.send(wire.call_packets(flag, _ID, deadline, meta, _BODY)[0])
         far.shutdown(socket.SHUT_RD)
         Container(far, console).answer_calls(order, answering)
-        for _ in range(2 * rounds):
+        for _ in range(len(flags) * rounds):
             wire.parse_answer(near.recv(wire.MAX_PACKET))
 
 
