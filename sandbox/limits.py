@@ -21,7 +21,7 @@ class Limits:
 
     * `memory`: bytes, or text with K, M or G (powers of 1024); /tmp counts, and there is no swap beside it.
     * `cpu`: processors; 1.0 is one whole.
-    * `timeout`: seconds, or text with ms, s, m or h, that one call, or an initializer, may take; None is without end.
+    * `timeout`: seconds, or text with ms, s, m or h, that one call may take (an initializer: 30 s at least); None is without end.
     * `network`: None, the only value: a worker reaches nothing.
     * `pids`: processes and threads.
     * `payload`: the most bytes of one call's arguments, or of its result, as they travel.

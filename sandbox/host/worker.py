@@ -27,6 +27,7 @@ from sandbox.wire import Answer, Kind, Status, call_packets, packet, parse_answe
 
 _STREAMS = (1, 2)
 _NO_DEADLINE = 0.0
+_LOADING_S = 30.0  # at least, however short the calls are to be: the machine may be busy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class Worker:
         self._missing = 0
         self._overrun = ""
         box.on_packet, box.on_end = self._receive, self._ended
-        self._timer = self._watch()
+        self._timer = self._watch(_LOADING_S)
         for piece in order.packets():
             box.send(piece)
 
@@ -110,9 +111,9 @@ class Worker:
 
     # ---- inside
 
-    def _watch(self) -> asyncio.TimerHandle | None:
+    def _watch(self, least_s: float = 0.0) -> asyncio.TimerHandle | None:
         seconds = self._order.limits.timeout_s
-        return self._loop.call_later(seconds, self._stop, "timeout") if seconds is not None else None
+        return self._loop.call_later(max(seconds, least_s), self._stop, "timeout") if seconds is not None else None
 
     def _stop(self, reason: str) -> None:
         self._overrun = self._overrun or reason

@@ -91,7 +91,8 @@ INHERITED = {"ProcessPoolExecutorTest": "ExecutorTest", "ProcessPoolShutdownTest
 # Most of them sleep for a while, each beside its own workers, so they run at the same time; but for those that set a signal
 # handler, which is the main thread's, and those that replace what the whole process has: its stderr, a logger.
 ALONE = ("test_hang_gh94440", "test_traceback", "test_initializer")
-AT_ONCE = 6
+AT_ONCE = 4
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all of them
 SUITE = cpython.modules()
 CASES = [
     (family, test)
