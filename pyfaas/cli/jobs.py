@@ -12,12 +12,12 @@ from pyfaas.cli.options import Output
 from pyfaas.cli.session import act, chosen
 from pyfaas.client import tagged
 from pyfaas.client.aio import AsyncClient, job_result
-from pyfaas.model import JobState
 
 app = typer.Typer(rich_markup_mode=None)
 jobs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Asynchronous work, dead letters included.")
 app.add_typer(jobs, name="jobs")
 _ID = Annotated[str, typer.Argument(metavar="ID", help="what `invoke --async` printed")]
+STATES = ("queued", "running", "succeeded", "failed", "timed_out", "oom", "cancelled", "expired", "dead")
 _COLUMNS = ("id", "function", "version", "state", "outcome", "created", "finished")
 
 
@@ -35,8 +35,8 @@ def ls(
     ] = None,
 ) -> None:
     """List asynchronous invocations."""
-    if state is not None and state not in set(JobState):
-        raise typer.BadParameter(f"--state is one of {', '.join(JobState)}, not {state!r}")
+    if state not in (None, *STATES):
+        raise typer.BadParameter(f"--state is one of {', '.join(STATES)}, not {state!r}")
     rows = act(ctx, lambda client: client.jobs(state="dead" if dead else state))
     nothing = "no dead letters" if dead else "no asynchronous invocations; pyfaas invoke NAME --async makes one"
     console.show_list(chosen(ctx), rows, _COLUMNS, f"none is {state}" if state else nothing)

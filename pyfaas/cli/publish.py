@@ -93,12 +93,23 @@ def deploy(  # noqa: PLR0913 - options of a command
     if env:
         overrides["env"] = pairs(env, "--env")
     package = pack(path, name=name, overrides=overrides, requirements=requirements)
+    shown = _publish(ctx, package, alias=alias, is_waited=wait, limit=limit)
+    _show(options, shown)
+    if shown["state"] == "failed":
+        raise act(ctx, lambda client: failed_version(client, options, shown))
+
+
+def _publish(
+    ctx: typer.Context, package: Package, *, alias: str | None, is_waited: bool, limit: float | None
+) -> dict[str, Any]:
+    """Publish, wait, move the alias; says what goes on when Ctrl-C ends the wait."""
+    options = chosen(ctx)
     published: dict[str, Any] = {}
 
     async def work(client: AsyncClient) -> dict[str, Any]:
         with console.progress(options, f"publishing {package.name} ({len(package.bundle) / 1024:.0f} KiB)"):
             published.update(await client.publish(package))
-        if not wait:
+        if not is_waited:
             return published
         shown = published | await _wait(client, options, package, published["version"], limit)
         if shown["state"] == "ready" and alias is not None:
@@ -107,15 +118,12 @@ def deploy(  # noqa: PLR0913 - options of a command
         return shown
 
     try:
-        shown = act(ctx, work)
+        return act(ctx, work)
     except KeyboardInterrupt:
         if published:
             made = f"{package.name}:{published['version']}"
             console.err(f"{made} is published; its preparation goes on (pyfaas describe {made})")
         raise
-    _show(options, shown)
-    if shown["state"] == "failed":
-        raise act(ctx, lambda client: failed_version(client, options, shown))
 
 
 async def _wait(

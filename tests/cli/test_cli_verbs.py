@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from pyfaas import __version__
+from pyfaas.cli.jobs import STATES
 from pyfaas.cli.verbs import VERBS
+from pyfaas.model import JobState
 from tests.cli.command import REPOSITORY, Cli
 
 
@@ -156,6 +158,11 @@ def test_jobs(cli: Cli) -> None:
     assert (again["state"], again["replay_of"]) == ("queued", queued)
     assert queued in cli("jobs", "replay", "--dead", "-o", "json").stdout
     assert cli("jobs", "replay").returncode == 2
+
+
+def test_states_of_jobs_are_the_servers() -> None:
+    """`jobs ls --state` knows every state that a job can be in."""
+    assert list(STATES) == list(JobState)
 
 
 def test_accounts_and_tokens(cli: Cli) -> None:
