@@ -107,6 +107,29 @@ def test_an_app_can_be_handed_to_a_client(client: pyfaas.Client, house: House, n
         client.function(app.published("one"))
 
 
+def test_every_configuration_key_is_taken(client: pyfaas.Client, name: Callable[[], str]) -> None:
+    """What a decorator says is what the server has: each key of pyfaas.toml, but for what is found by itself."""
+    app = pyfaas.App(name(), client=client)
+    config: dict[str, Any] = {
+        "memory": "64M", "timeout": "5s", "init_timeout": 20, "requirements": [], "env": {"WORD": "a"}, "network": [],
+        "concurrency": 3, "public": True, "idempotent": True, "retries": {"max": 1, "initial": "1s", "factor": 2, "max_delay": "9s"},
+        "stale": "forbid", "max_stale_time": "1m", "max_stale_requests": 5, "stale_percent": 10, "min_version": 1, "max_wait": "9s",
+    }  # fmt: skip
+
+    @app.function(**config)
+    def word() -> str:
+        import os  # noqa: PLC0415 - the container's
+
+        return os.environ["WORD"]
+
+    with app.run():
+        assert word.remote() == "a"
+        shown = client.function(app.published("word"))
+        assert (shown["memory"], shown["timeout"], shown["public"], shown["shape"]) == (64 << 20, 5000, True, "typed")
+    with pytest.raises(pyfaas.InvalidRequest, match="network"):
+        app.function(network=["example.com:443"])(word)
+
+
 def test_what_users_look_at(client: pyfaas.Client, house: House, publish: Callable[..., str]) -> None:
     """Account, tokens, limits, fleet, usage and logs can be read; a token of one's own can be made and revoked."""
     named = publish(ECHO)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pyfaas
+from pyfaas import manifest
 from tests.e2e.house import REPOSITORY, House
 from tests.e2e.programs import KERNEL, run
 
@@ -41,6 +42,14 @@ def test_the_guide_tells_the_truth(house: House, tmp_path: Path) -> None:
     assert "\n".join(ran.out).split(END)[: len(cells)] == [
         ("\n" if number else "") + text for number, text in enumerate(wanted)
     ]
+
+
+def test_the_guide_has_every_key() -> None:
+    """The guide's table is about the keys that a configuration may have, and the ones that decorators add."""
+    table = GUIDE.read_text().partition("| key | default |")[2].partition("\n\n")[0]
+    named = {key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+    found_by_themselves = {"handler", "shape"}
+    assert named == {"name", "trust_results", *manifest._REVISION, *manifest._SETTINGS} - found_by_themselves
 
 
 def test_the_guide_names_every_method() -> None:
