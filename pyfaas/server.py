@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import resource
@@ -42,6 +41,7 @@ from pyfaas.passing import Incoming, Outgoing
 from pyfaas.service.accounts import OWN_SCOPES, new_token
 from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
+from pyfaas.service.events import EventLog
 from pyfaas.service.finish import Finisher
 from pyfaas.service.fleet import Fleet
 from pyfaas.service.journal import Journal
@@ -60,6 +60,7 @@ _AGAIN = 1
 _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
 _AGAIN = 75  # EX_TEMPFAIL: it does
 _FLUSH_S = 1.0
+_LAST_WORDS_S = 2.0
 _SWEEP_S = 600.0
 _PREPARED_S = 10.0  # an upgrade waits so long for preparations to end; longer ones are begun again by the successor
 _SETTLED_S = 2.0  # and for requests that change something, before they are refused
@@ -322,26 +323,12 @@ async def _run(given: Handover) -> int:
     return 0
 
 
-class _Lines(logging.Formatter):
-    """One line an event: JSON, or words on a terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        plain = logging.makeLogRecord({}).__dict__
-        extra = {k: v for k, v in record.__dict__.items() if k not in plain and k not in ("message", "taskName")}
-        shown = {"at": round(record.created, 3), "level": record.levelname.lower(), "event": record.getMessage(), **extra}
-        if record.exc_info:
-            shown["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(shown, default=str)
-
-
 def main(given: Handover) -> None:
     """Be the server; leaves the process with its status."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    events = EventLog(sys.stderr.fileno())
+    logging.basicConfig(level=logging.INFO, handlers=[events])
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # a connection needs one, a container several; 1024 is the usual start
     status = uvloop.run(_run(given))
-    sys.stderr.flush()
+    events.finish(_LAST_WORDS_S)
     os._exit(status)

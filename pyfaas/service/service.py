@@ -401,7 +401,7 @@ class Service:
         values.update({name: (getattr(c, name), "count", name) for name in counts})
         values.update({name: (getattr(c, name), "days", name) for name in ("log_days", "build_log_days", "job_days", "usage_days")})
         values.update(
-            unused=(c.unused_hours, "hours", "unused_hours"),
+            unused_hours=(c.unused_hours, "hours", "unused_hours"),
             timeout_min=(1, "s", ""), timeout_max=(900, "s", ""), memory_min=(64 << 20, "bytes", ""), alias_chain=(8, "count", "")
         )
         return views.limits_view(values)

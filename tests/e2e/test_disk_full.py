@@ -97,6 +97,7 @@ def test_a_full_disk_refuses_writes_and_runs_calls(disk: Path) -> None:
             check_refusal(first_refused(lambda n: post(house, "/v1/accounts", name=f"small{n}")))
             check_refusal(first_refused(lambda n: post(house, "/v1/tokens", label=f"{n}" + "x" * 150)))
             check_refusal(house.put("g", packed({"main.py": SOURCE, "blob": os.urandom(1 << 20)})))
+            check_refusal(house.call("GET", "/v1/backup", token="admin"))
             assert [house.invoke("f", n).json for n in range(50)] == list(range(50))
         seen = [account["account"] for account in house.call("GET", "/v1/accounts", token="admin").json["items"]]
         assert house.call("GET", "/v1/functions/g").status == 404
