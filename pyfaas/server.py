@@ -62,6 +62,7 @@ _AGAIN = 75  # EX_TEMPFAIL: it does
 _FLUSH_S = 1.0
 _LAST_WORDS_S = 2.0
 _SWEEP_S = 600.0
+_RESUMED_S = 1.0  # preparations that an earlier server left begin again so long after a start
 _PREPARED_S = 10.0  # an upgrade waits so long for preparations to end; longer ones are begun again by the successor
 _SETTLED_S = 2.0  # and for requests that change something, before they are refused
 _LAST_ANSWERS_S = 2.0
@@ -79,6 +80,7 @@ class Server:
         self.site: Site
         self._upkeep: list[asyncio.Task[None]] = []
         self._sweeping: asyncio.Task[None]
+        self._resuming: asyncio.TimerHandle
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._handed: socket.socket | None = None  # a launcher that came before we were open
@@ -174,6 +176,7 @@ class Server:
             self._outgoing.close()
         for task in (*self._upkeep, self._sweeping, *self._tasks):
             task.cancel()
+        self._resuming.cancel()
         await self.service.jobs.close()
         await self.service.publisher.close()
         await self.service.dispatcher.close()
@@ -198,12 +201,19 @@ class Server:
                 log.info("token_written", extra={"path": str(path)})
 
     def _recover(self, registry: Registry, publisher: Publisher) -> None:
-        """Go on where an earlier server stopped: pointers to ready versions are cut over, the rest is prepared again."""
+        """Go on where an earlier server stopped: pointers to ready versions are cut over, the rest is prepared again.
+
+        The latter a little later, since it takes a processor, and calls that waited while nobody served come first; a call
+        of such a version begins its preparation at once.
+        """
         for entry in registry.entries.values():
             for pointer in entry.moves:
                 number = entry.current(pointer)
                 if number is not None and (version := entry.versions.get(number)) and version.state is VersionState.READY:
                     entry.cut[pointer] = number
+        self._resuming = asyncio.get_running_loop().call_later(_RESUMED_S, self._resume_preparations, publisher)
+
+    def _resume_preparations(self, publisher: Publisher) -> None:
         resumed = publisher.resume()
         if resumed:
             log.warning("preparations_resumed", extra={"count": resumed})
@@ -250,6 +260,7 @@ class Server:
         """Take no more requests and change nothing more; what runs goes on. Connections go to the successor by `way`."""
         await self.service.publisher.finish(_PREPARED_S)
         self._sweeping.cancel()
+        self._resuming.cancel()
         await self.service.jobs.stop_claiming()
         self._outgoing = Outgoing(way)
         self.site.pass_on(self._outgoing.put)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from sandbox import kernel
 from sandbox.launcher import cgroups
 
-_NEED_CGROUPS = ("test_cgroups", "test_leaf", "test_main", "test_keeper")
+_NEED_CGROUPS = ("test_cgroups", "test_leaf", "test_main", "test_keeper", "test_upgrade_steps", "test_notify")
 _NEED_ROOT = ("test_attach", "test_cell", "test_container", "test_doctor", "test_launcher", "test_teardown")
 
 

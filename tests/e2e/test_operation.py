@@ -214,9 +214,16 @@ def _held(house: House) -> dict[str, int]:
     """Count descriptors by process, zombies below the keeper, and groups beyond those of living VMs."""
     children = house.children()
     vms = [pid for pid in tree(children["launcher"]) if is_init(pid)]
-    counted = {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in (*children.items(), ("keeper", house.process.pid))}
+    counted = {name: _descriptors(pid) for name, pid in (*children.items(), ("keeper", house.process.pid))}
     zombies = [pid for pid in tree(house.process.pid) if not alive(pid)]
     return {**counted, "vms": len(vms), "zombies": len(zombies), "groups": len({os.path.basename(path) for path in cgroups(house)})}
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:  # a server is closed to its own user, who is not root
+        return 0
 
 
 def _more(before: dict[str, int], after: dict[str, int]) -> bool:

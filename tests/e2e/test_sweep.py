@@ -1,5 +1,6 @@
 """`kill -9` of one process after another under mixed load: what was acknowledged is there afterwards, and nothing else stays.
 
+Now and then nobody is killed, and an upgrade is begun instead: what is killed next may be in the middle of it.
 A call may end in an outcome or in a closed connection, and in nothing else. `--kills N` says how many processes are killed;
 `make test-kills` kills a hundred. What is killed, and when, follows from a seed; what the kill meets does not.
 """
@@ -28,8 +29,8 @@ from tests.e2e.test_kills import alive, cgroups, tree
 _SEED = 20
 _ENOUGH_S = 90.0
 _OUTCOMES = {"lost", "crashed", "rejected", "cancelled", "init_error", "timeout"}  # what a kill may make of a call
-_VICTIMS = ("server", "launcher", "init", "container", "keeper")
-_WEIGHTS = (4, 4, 4, 6, 1)
+_VICTIMS = ("server", "launcher", "init", "container", "keeper", "nobody")
+_WEIGHTS = (4, 4, 4, 6, 1, 2)
 SOURCE = "def handler(event, context):\n    return event"
 STREAM = "import time\ndef handler(event, context):\n    for n in range(5):\n        yield n\n        time.sleep(0.02)"
 
@@ -73,7 +74,10 @@ class Victims:
         return found[0] if found else None
 
     def kill(self, kind: str) -> bool:
-        """Kill one of a kind; False when there was none."""
+        """Kill one of a kind; False when there was none. Where nobody is to be killed, upgrade."""
+        if kind == "nobody":
+            self.house.process.send_signal(signal.SIGHUP)
+            return True
         try:
             self.pids |= tree(self.house.process.pid)
             pid = self.find(kind)
@@ -87,6 +91,10 @@ class Victims:
         if kind == "keeper":
             self.house.process.wait()
             self.start()
+        until = time.monotonic() + _ENOUGH_S
+        while kind in ("server", "launcher") and self.house.children().get(kind) in (None, pid):
+            assert time.monotonic() < until, f"no other {kind}"
+            time.sleep(0.01)
         return True
 
     def stop(self) -> int:
