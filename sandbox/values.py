@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import importlib
 import json
 import struct
+import sys
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
@@ -111,8 +112,9 @@ def _named(kind: type) -> str:
 def _of_zone(zone: datetime.tzinfo | None) -> Any:
     if zone is None:
         return None
-    if type(zone) is zoneinfo.ZoneInfo and zone.key:
-        return zone.key
+    key = getattr(zone, "key", None)
+    if key and type(zone) is getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None):
+        return key
     if type(zone) is datetime.timezone:
         return _of_delta(zone.utcoffset(None))
     raise NoForm(f"{_named(type(zone))} has no form as data")
@@ -184,7 +186,9 @@ def _zone(told: Any) -> datetime.tzinfo | None:
     if told is None:
         return None
     if isinstance(told, str):
-        return zoneinfo.ZoneInfo(told)  # refuses names that lead out of its directories
+        # Imported when there is one: it brings the build's settings along. It refuses names that lead out of its directories.
+        named: datetime.tzinfo = importlib.import_module("zoneinfo").ZoneInfo(told)
+        return named
     offset = datetime.timedelta(*told)
     return datetime.UTC if not offset else datetime.timezone(offset)
 

@@ -169,7 +169,7 @@ def test_no_module_waits_for_itself() -> None:
     assert circles == []
 
 
-@pytest.mark.parametrize("name", ["sandbox.launcher.main", "sandbox.guest.container", "pyfaas.runtime.container"])
+@pytest.mark.parametrize("name", ["sandbox.launcher.main", "sandbox.guest.container", "sandbox.guest.worker", "pyfaas.runtime.container"])
 def test_what_is_forked_into_every_container_is_light(name: str) -> None:
     """A clean interpreter that loads it has one thread, and nothing heavy or third-party."""
     program = (
