@@ -233,6 +233,7 @@ HARMLESS = {  # the twins: the same calls, used as a function uses them
     "own limits": "import resource; resource.getrlimit(resource.RLIMIT_NOFILE)",
     "the scheduling that it has": "import os; os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))",
     "being nicer": "import os; before = os.nice(0); assert os.nice(1) == min(before + 1, 19)",
+    "keeping an owner": "import os, tempfile; f = tempfile.NamedTemporaryFile(); os.chown(f.name, os.getuid(), -1); os.lchown(f.name, -1, -1)",
     "an alarm": "import signal; signal.alarm(60); assert signal.alarm(0) == 60",
     "a pipe with a name": "import os, tempfile; d = tempfile.TemporaryDirectory(); os.mkfifo(d.name + '/p'); d.cleanup()",
     "a file made by creat": "import ctypes, tempfile; f = tempfile.NamedTemporaryFile(); assert ctypes.CDLL(None).creat(f.name.encode(), 0o600) > 0",
