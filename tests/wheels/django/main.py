@@ -26,6 +26,9 @@ class Bird(models.Model):
     class Meta:
         app_label = "birds"
 
+    def __str__(self):
+        return self.species
+
 
 def index(request):
     return HttpResponse(Template("<b>{{ name }}</b>").render(Context({"name": "<Ada>"})))
