@@ -8,6 +8,7 @@ written: those modules must travel beside it.
 from __future__ import annotations
 
 import dis
+import functools
 import importlib
 import inspect
 import io
@@ -97,6 +98,22 @@ def _trusting_items(function: Callable[..., Any], read: Callable[[bytes, Any], A
     return asynchronous if inspect.isasyncgenfunction(function) else plain
 
 
+def _caching() -> Callable[..., Any]:
+    def cache_again(wrapped: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+        return functools.lru_cache(**parameters)(wrapped)
+
+    return cache_again
+
+
+_Cached = type(functools.cache(len))
+_cache_again = _caching()  # an inner function, so that it travels by value: the container has no module of ours
+
+
+def _is_importable(thing: Any) -> bool:
+    module = sys.modules.get(thing.__module__)
+    return thing.__module__ != "__main__" and getattr(module, thing.__qualname__, None) is thing
+
+
 class _Noting(cloudpickle.Pickler):  # type: ignore[misc] # ships no types
     """Writes, and keeps the names of the modules that reading will import."""
 
@@ -106,6 +123,8 @@ class _Noting(cloudpickle.Pickler):  # type: ignore[misc] # ships no types
 
     def reducer_override(self, obj: Any) -> Any:
         """Note what is written by name: modules, their functions and classes, and what code imports when it runs."""
+        if isinstance(obj, _Cached) and not _is_importable(obj):
+            return _cache_again, (obj.__wrapped__, obj.cache_parameters())  # by name it would be looked for in __main__
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.ModuleType):
             self.needs.add(obj.__name__)
@@ -152,6 +171,8 @@ def _dump(value: Any) -> tuple[bytes, set[str]]:
 def variables(function: Any) -> Mapping[str, Any]:
     """Return the variables that a function takes along, by name: globals that its code names, closure, defaults."""
     plain = getattr(function, "local", function)
+    if isinstance(plain, _Cached):
+        plain = plain.__wrapped__
     if not isinstance(plain, types.FunctionType):
         return {}
     free = zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=False)
