@@ -99,6 +99,7 @@ def run(
             if version["state"] == "failed":
                 failed = await failed_version(client, chosen(ctx), version)
                 failed.hint = ""  # there is no version to look at any more
+                failed.args = (str(failed).replace(f"{package.name}:{version['version']}", file),)
                 raise failed
             await _invoke(client, chosen(ctx), package.name, event, None, headers, stream=True, logs=True)
         finally:

@@ -46,12 +46,24 @@ def logs(  # noqa: PLR0913 - options of a command
             is_empty = False
             _write(chosen(ctx), line)
         if is_empty and chosen(ctx).output is Output.TABLE:
-            narrowed = " that fit" if since or invocation or version else ""
-            console.note(
-                chosen(ctx), f"no {'build ' if build else ''}log lines{narrowed} (what a function prints is here)"
-            )
+            if build:
+                await _tell_import(client, chosen(ctx), function, version)
+            else:
+                narrowed = " of that kind" if since or invocation or version else " yet"
+                console.note(chosen(ctx), f"no log lines{narrowed}; what a function prints is here once its run ended")
 
     act(ctx, work)
+
+
+async def _tell_import(client: AsyncClient, options: Globals, function: str, version: str | None) -> None:
+    """Say why a version failed for which nothing was installed: what its import said is kept with the version."""
+    number = version or (await client.versions(function))[0]["version"]
+    reason = (await client.version(function, int(number))).get("reason") or {}
+    if reason:
+        for line in [*str(reason.get("log") or "").splitlines(), str(reason.get("message") or reason.get("code"))]:
+            console.out(line)
+    else:
+        console.note(options, f"nothing had to be installed for {function}:{number}")
 
 
 def _write(options: Globals, line: dict[str, Any]) -> None:

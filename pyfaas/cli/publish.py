@@ -158,7 +158,8 @@ async def failed_version(client: AsyncClient, options: Globals, version: dict[st
     if options.output is Output.TABLE:
         for line in tail[-_TAIL:]:
             console.err(line)
-    message = f"{name}:{number} failed: {reason.get('message') or reason.get('code') or 'no reason was given'}"
+    why = str(reason.get("message") or reason.get("code") or "no reason was given").removeprefix("error: ")
+    message = f"{name}:{number} failed: {why}"
     hint = f"the whole build log: pyfaas logs {name}:{number} --build"
     problem = {
         "code": reason.get("code") or "init_error",

@@ -75,6 +75,11 @@ def build() -> Any:
         add_completion=False,
         rich_markup_mode=None,
         no_args_is_help=True,
+        epilog=(
+            "To begin: pyfaas serve; elsewhere: pyfaas init hello, pyfaas deploy hello, pyfaas invoke hello. "
+            "pyfaas VERB --help tells more of a verb. "
+            "Exit status: 0 ok, 1 failed, 2 wrong request, 3 server away or busy, 4 not allowed, 5 time is over."
+        ),
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
