@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -133,6 +134,12 @@ def test_what_a_call_prints_comes_out_before_its_result(capfd: pytest.CaptureFix
     with SandboxExecutor(1, output=False) as pool:
         pool.submit(print, "y" * 200_000).result()
         assert capfd.readouterr().out == ""
+
+
+async def test_an_event_loop_can_wait_for_it(pool: SandboxExecutor) -> None:
+    """asyncio's run_in_executor takes it like any other executor."""
+    loop = asyncio.get_running_loop()
+    assert await asyncio.gather(*(loop.run_in_executor(pool, times, number) for number in range(4))) == [0, 1, 2, 3]
 
 
 # ---- failures
