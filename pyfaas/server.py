@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import resource
@@ -61,7 +62,7 @@ _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
 _AGAIN = 75  # EX_TEMPFAIL: it does
 _FLUSH_S = 1.0
 _LAST_WORDS_S = 2.0
-_SWEEP_S = 600.0
+_SWEEP_S, _SWEEP_BEATS = 60.0, 10
 _RESUMED_S = 1.0  # preparations that an earlier server left begin again so long after a start
 _PREPARED_S = 10.0  # an upgrade waits so long for preparations to end; longer ones are begun again by the successor
 _SETTLED_S = 2.0  # and for requests that change something, before they are refused
@@ -303,8 +304,8 @@ class Server:
     async def _sweep(self) -> None:
         """Remove what is too old or needed by nobody, soon after the start and then now and then."""
         await asyncio.sleep(_FLUSH_S)
-        while True:
-            await self.retention.sweep()
+        for beat in itertools.count():
+            await (self.retention.relieve() if beat % _SWEEP_BEATS else self.retention.sweep())
             await asyncio.sleep(_SWEEP_S)
 
 

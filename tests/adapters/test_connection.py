@@ -260,3 +260,15 @@ async def test_after_a_sync_that_failed_the_connection_is_not_used_again(tmp_pat
     again = open_database(str(path))
     assert await keys(again) == ["after", "before"]
     await again.close()
+
+
+async def test_the_log_of_writes_is_cut_back_after_a_burst(database: Database, tmp_path: Path) -> None:
+    """A WAL that one large write made long is short again once later writes have begun it anew."""
+    await make_table(database)
+    wal = tmp_path / "pyfaas.db-wal"
+    await database.write(insert("large", 40 << 20))
+    before = wal.stat().st_size
+    for n in range(20):
+        await database.write(insert(f"{n}", 5000))
+    assert before > 40 << 20
+    assert wal.stat().st_size <= 16 << 20

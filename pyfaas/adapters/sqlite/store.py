@@ -14,6 +14,8 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
+from operator import itemgetter
 from typing import Any, cast
 
 from pyfaas.adapters.sqlite import rows
@@ -287,11 +289,10 @@ def _drop_oldest(connection: sqlite3.Connection, account: AccountId) -> int:
     functions = connection.execute(
         "SELECT log_sizes.function FROM log_sizes JOIN functions ON id = log_sizes.function WHERE account = ? AND bytes > 0", (account,)
     ).fetchall()
-    oldest = (
-        [row[0] for row in connection.execute("SELECT cursor FROM logs WHERE function = ? ORDER BY cursor LIMIT ?", (f[0], BATCH))]
-        for f in functions
-    )
-    cursors = heapq.nsmallest(BATCH, (cursor for found in oldest for cursor in found))
+    found = [connection.execute("SELECT cursor FROM logs WHERE function = ? ORDER BY cursor", (f[0],)) for f in functions]
+    cursors = [row[0] for row in islice(heapq.merge(*found, key=itemgetter(0)), BATCH)]  # read no further than that
+    for read in found:
+        read.close()
     return connection.executemany("DELETE FROM logs WHERE cursor = ?", [(cursor,) for cursor in cursors]).rowcount
 
 
