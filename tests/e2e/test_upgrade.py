@@ -32,12 +32,13 @@ def handler(event, context):
         time.sleep(0.1)
 """
 _ENOUGH_S = 60.0
+_DONE = "upgraded; "
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[House]:
-    """Return a server of the test's own, with a function and one that streams."""
-    with started(tmp_path / "data") as house:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Return a server that is replaced again and again, with a function and one that streams."""
+    with started(tmp_path_factory.mktemp("upgrade") / "data") as house:
         assert house.deploy("f", FUNCTION).json["state"] == "ready"
         assert house.deploy("stream", STREAM).json["state"] == "ready"
         assert house.invoke("f", {"x": 1}).status == 200
@@ -53,6 +54,13 @@ def said(house: House, part: str, times: int = 1) -> str:
         assert house.process.poll() is None, text[-3000:]
         time.sleep(0.02)
     return text
+
+
+def upgrade(house: House) -> None:
+    """Replace the server; returns when the new one serves, while the old one may still finish its calls."""
+    before = (house.data.parent / "serve.log").read_text().count(_DONE)
+    house.process.send_signal(signal.SIGHUP)
+    said(house, _DONE, before + 1)
 
 
 def connected(house: House) -> http.client.HTTPConnection:
@@ -164,7 +172,7 @@ def test_under_load(own: House) -> None:
     ended: list[object] = []
     idle = connected(own)
     idle.connect()
-    for times in (1, 2):
+    for _ in range(2):
         before = own.children()
         running = [
             threading.Thread(target=lambda: ended.append(own.invoke("f", {"s": 4}).json)),
@@ -174,8 +182,7 @@ def test_under_load(own: House) -> None:
             thread.start()
         while sum(f["running"] for f in own.call("GET", "/v1/fleets").json["functions"] if f["function"] == "stream") == 0:
             time.sleep(0.01)
-        own.process.send_signal(signal.SIGHUP)
-        said(own, "upgraded; ", times)
+        upgrade(own)
         for thread in running:
             thread.join()
         while alive(before["server"]) or alive(before["launcher"]):
@@ -209,8 +216,7 @@ def test_a_request_in_pieces(own: House) -> None:
         connection.sendall(whole[:cut])
         connections.append((connection, cut))
     assert own.invoke("f", {}).status == 200  # the server has read what was sent before
-    own.process.send_signal(signal.SIGHUP)
-    said(own, "upgraded; ")
+    upgrade(own)
     for connection, cut in connections:
         with connection:
             connection.sendall(whole[cut:])
@@ -227,8 +233,7 @@ def test_an_upload_that_takes_long(own: House) -> None:
     with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=_ENOUGH_S) as connection:
         connection.sendall(whole[:-1000])
         assert own.invoke("f", {}).status == 200
-        own.process.send_signal(signal.SIGHUP)
-        said(own, "upgraded; ")
+        upgrade(own)
         connection.sendall(whole[-1000:])
         answer = http.client.HTTPResponse(connection)
         answer.begin()
@@ -256,8 +261,7 @@ def test_a_call_longer_than_the_drain(tmp_path: Path) -> None:
         thread.start()
         while sum(f["running"] for f in house.call("GET", "/v1/fleets").json["functions"]) < 2:
             time.sleep(0.01)
-        house.process.send_signal(signal.SIGHUP)
-        said(house, "upgraded; ")
+        upgrade(house)
         assert house.invoke("f", {"now": 1}).json == {"now": 1}
         thread.join()
         assert answers[0] in (None, "lost", "cancelled")
@@ -271,6 +275,9 @@ def test_an_upgrade_that_fails_changes_nothing(own: House) -> None:
     """A database that the new server refuses is found when the old one has yielded: that one takes everything back."""
     load = Load(own)
     load.start(load.kept(), load.fresh, load.control)
+    keeper = own.process.pid
+    while len(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()) > 2:  # until the one before has finished
+        time.sleep(0.02)
     before = own.children()
     # Neither is what an operator would do: it makes the new server, and only that one, fail at its very last step.
     (own.data / "default.token").rename(own.data / "kept.token")
@@ -290,19 +297,17 @@ def test_an_upgrade_that_fails_changes_nothing(own: House) -> None:
     assert load.wrong == []
     job = own.invoke("f", {"s": 0}, Prefer="respond-async").json["id"]
     assert own.call("GET", f"/v1/invocations/{job}?wait=20").json["state"] == "succeeded"
-    own.process.send_signal(signal.SIGHUP)
-    said(own, "upgraded; ")
+    upgrade(own)
     assert own.invoke("f", {"x": 3}).json == {"x": 3}
 
 
 def test_nothing_stays(own: House) -> None:
     """After upgrades and a stop there is no process, cgroup, mount or staged file of either server."""
     pids: set[int] = set()
-    for times in (1, 2):
+    for n in range(2):
         pids |= tree(own.process.pid)
-        own.process.send_signal(signal.SIGHUP)
-        said(own, "upgraded; ", times)
-        assert own.invoke("f", {"n": times}).status == 200
+        upgrade(own)
+        assert own.invoke("f", {"n": n}).status == 200
     pids |= tree(own.process.pid)
     assert own.stop(60) == 0
     assert not [pid for pid in pids if alive(pid)]
