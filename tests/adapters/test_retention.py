@@ -117,7 +117,7 @@ async def test_each_kind_has_its_days(make: Callable[..., Place]) -> None:
     assert sum(row["calls"] for row in await place.store.usage(None, 0, NOW + DAY)) == 4
 
 
-async def test_an_accounts_logs_are_capped_and_the_oldest_go(make: Callable[..., Place]) -> None:
+async def test_an_accounts_logs_are_capped_and_the_oldest_go(make: Callable[..., Place], database: Database) -> None:
     """What one account has above the cap goes, its oldest lines first whatever function wrote them; others lose nothing."""
     place = make(log_account_bytes=200_000)
     for owner, id_, name in ((ALICE, RESIZE, "resize"), (ALICE, OTHER, "other"), (BOB, FunctionId("f-bob"), "bobs")):
@@ -133,6 +133,11 @@ async def test_an_accounts_logs_are_capped_and_the_oldest_go(make: Callable[...,
     assert kept == [f"{n:04}" for n in range(2000 - len(kept), 2000)]
     assert 300 < len(kept) <= 200_000 // 228
     assert len(await place.store.logs(FunctionId("f-bob"))) == 10
+    await place.store.add_logs([line("é" * 50, NOW - 30 * DAY, owner=OTHER), line("é", NOW, owner=OTHER)])
+    await place.retention.sweep()
+    counted, real = "SELECT * FROM log_sizes", "SELECT function, sum(length(CAST(line AS BLOB)) + 128) FROM logs GROUP BY 1"
+    sizes = [await database.read(lambda c, sql=sql: {tuple(row) for row in c.execute(sql)}) for sql in (counted, real)]
+    assert sizes[0] == sizes[1]
 
 
 async def test_usage_by_the_hour_is_as_exact_as_by_the_minute(make: Callable[..., Place], database: Database) -> None:

@@ -92,7 +92,8 @@ _RECORDS = (
     ) STRICT, WITHOUT ROWID""",
 )
 # Build logs are few, and read long after the runs' logs are gone: apart, each table is trimmed from its oldest end.
-# `log_sizes` is kept by triggers, so that no way of writing a line forgets it; it counts what a line takes in the file.
+# `log_sizes` counts what a function's lines take in the file, about; whoever adds or removes lines keeps it (`store`):
+# triggers would do it too, and make a line three times as dear.
 _LOG_SIZES = (
     """CREATE TABLE build_logs (
         cursor INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, function TEXT NOT NULL, version INTEGER NOT NULL,
@@ -104,13 +105,6 @@ _LOG_SIZES = (
     "DELETE FROM logs WHERE stream = 'build'",
     "CREATE TABLE log_sizes (function TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "INSERT INTO log_sizes SELECT function, sum(length(CAST(line AS BLOB)) + 128) FROM logs GROUP BY function",
-    """CREATE TRIGGER logs_added AFTER INSERT ON logs BEGIN
-        INSERT INTO log_sizes VALUES (new.function, length(CAST(new.line AS BLOB)) + 128)
-            ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes;
-    END""",
-    """CREATE TRIGGER logs_removed AFTER DELETE ON logs BEGIN
-        UPDATE log_sizes SET bytes = bytes - length(CAST(old.line AS BLOB)) - 128 WHERE function = old.function;
-    END""",
 )
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),

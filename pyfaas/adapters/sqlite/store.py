@@ -10,10 +10,13 @@ and nobody asks for less than a minute. `since` and `until` are therefore taken 
 from __future__ import annotations
 
 import heapq
+import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any, cast
@@ -38,6 +41,8 @@ from pyfaas.ports import Kept, Snapshot
 
 GIB = 1 << 30
 DAY_MINUTES = 24 * 60
+_FUNCTION, _STREAM, _LINE = 1, 4, 5  # places in a log row
+_LINE_BYTES = 128  # that a line takes beside its text, about
 BUILD = "build"  # the stream of what an installation says
 BATCH = 500  # rows in one appended transaction, so that a durable write waits for a few milliseconds at most
 
@@ -152,12 +157,8 @@ class SqliteStore:
     async def add_logs(self, lines: Sequence[LogLine]) -> None:
         """Append lines in order; not durable against a power cut."""
         for start in range(0, len(lines), BATCH):
-            batch = lines[start : start + BATCH]
-            builds = [_log_values(line) for line in batch if line.stream == BUILD]
-            runs = [_log_values(line) for line in batch if line.stream != BUILD]
-            for table, values in (("build_logs", builds), ("logs", runs)):
-                if values:
-                    await self._database.append(_many(_ADD_LOG.format(table), values))
+            batch = [_log_values(line) for line in lines[start : start + BATCH]]
+            await self._database.append(partial(_add_lines, lines=batch))
 
     async def logs(
         self,
@@ -191,6 +192,8 @@ class SqliteStore:
             minute = int(before // 60)
             found = await self._database.read(lambda c: c.execute(_PAST, (minute,)).fetchone())
             return await self._database.append(_many(_DROP_PAST, [(found["account"], minute)])) if found else 0
+        if kind == "logs":
+            return await self._database.append(lambda connection: _drop_lines(connection, _OLD_LINES, before))
         return await self._database.append(_many(_TRIM[kind], [(before,)]))
 
     async def fold_usage(self, before: float) -> int:
@@ -244,9 +247,10 @@ _USAGE = """
     GROUP BY day, kind, account, owner, function, outcome ORDER BY day, account, owner, function, kind, outcome
 """
 # Lines arrive nearly in the order of their time, so the oldest are the lowest cursors: no index on `at` to pay for.
+_DROP_LINES = "DELETE FROM logs WHERE cursor IN ({}) RETURNING function, length(CAST(line AS BLOB))"
+_OLD_LINES = "SELECT cursor FROM (SELECT cursor, at FROM logs ORDER BY cursor LIMIT 500) WHERE at < ?"
+_GROW = "INSERT INTO log_sizes VALUES (?, ?) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes"
 _TRIM: Mapping[str, str] = {
-    "logs": """DELETE FROM logs WHERE cursor IN
-        (SELECT cursor FROM (SELECT cursor, at FROM logs ORDER BY cursor LIMIT 500) WHERE at < ?)""",
     "build_logs": """DELETE FROM build_logs WHERE cursor IN
         (SELECT cursor FROM (SELECT cursor, at FROM build_logs ORDER BY cursor LIMIT 500) WHERE at < ?)""",
     "jobs": """DELETE FROM jobs WHERE id IN
@@ -293,7 +297,28 @@ def _drop_oldest(connection: sqlite3.Connection, account: AccountId) -> int:
     cursors = [row[0] for row in islice(heapq.merge(*found, key=itemgetter(0)), BATCH)]  # read no further than that
     for read in found:
         read.close()
-    return connection.executemany("DELETE FROM logs WHERE cursor = ?", [(cursor,) for cursor in cursors]).rowcount
+    return _drop_lines(connection, "SELECT value FROM json_each(?)", json.dumps(cursors))
+
+
+def _add_lines(connection: sqlite3.Connection, lines: Sequence[tuple[Any, ...]]) -> None:
+    builds = [line for line in lines if line[_STREAM] == BUILD]
+    runs = [line for line in lines if line[_STREAM] != BUILD]
+    connection.executemany(_ADD_LOG.format("build_logs"), builds)
+    connection.executemany(_ADD_LOG.format("logs"), runs)
+    sizes: Counter[str] = Counter()
+    for line in runs:
+        sizes[line[_FUNCTION]] += len(line[_LINE].encode()) + _LINE_BYTES
+    connection.executemany(_GROW, sizes.items())
+
+
+def _drop_lines(connection: sqlite3.Connection, which: str, value: Any) -> int:
+    """Delete the lines whose cursors the query `which` gives; returns how many."""
+    gone = connection.execute(_DROP_LINES.format(which), (value,)).fetchall()
+    sizes: Counter[str] = Counter()
+    for function, size in gone:
+        sizes[function] -= size + _LINE_BYTES
+    connection.executemany(_GROW, sizes.items())
+    return len(gone)
 
 
 def _load(connection: sqlite3.Connection) -> Snapshot:
