@@ -6,6 +6,8 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -262,6 +264,50 @@ async def test_a_directory_with_anything_in_it_is_not_restored_into(data: Path, 
     assert [p.name for p in place.iterdir()] == ["mine"]
     (place / "mine").unlink()
     assert restore(io.BytesIO(made), place).functions == 1
+
+
+@pytest.mark.asyncio
+async def test_a_mount_point_is_restored_into(data: Path, tmp_path: Path) -> None:
+    """What is the top of a disk of its own gets the files moved in, or nothing when the backup is none or something is there."""
+    (tmp_path / "backup").write_bytes(await backup(data))
+    (tmp_path / "disk").mkdir()
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", _MOUNTED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "invalid_request ['lost+found']",
+        "conflict ['lost+found', 'other']",
+        "1 ['admin.token', 'bundles', 'default.token', 'environments', 'lock', 'lost+found', 'prepared', 'pyfaas.db'] 0o700",
+        "conflict",
+    ]
+
+
+_MOUNTED = """
+import io, os, subprocess, sys
+from pathlib import Path
+from pyfaas.errors import PyfaasError
+from pyfaas.restore import restore
+
+disk, made = Path(sys.argv[1]) / "disk", (Path(sys.argv[1]) / "backup").read_bytes()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "small", str(disk)], check=True)
+(disk / "lost+found").mkdir()
+
+def attempt(content):
+    try:
+        return restore(io.BytesIO(content), disk).versions
+    except PyfaasError as error:
+        return error.code.value
+
+def names():
+    return sorted(os.listdir(disk))
+
+print(attempt(made[:5000]), names())
+(disk / "other").mkdir()
+print(attempt(made), names())
+(disk / "other").rmdir()
+print(attempt(made), names(), oct(disk.stat().st_mode & 0o777))
+print(attempt(made))
+"""
 
 
 @pytest.mark.asyncio
