@@ -36,7 +36,7 @@ def set_(
     """Point a release alias at a version."""
     name, wanted = _target(target)
     weights = {}
-    for key, value in pairs(weight or [], "--weight").items():
+    for key, value in pairs(weight or [], "--weight", "VERSION=PERCENT").items():
         if not key.isdigit() or not value.removesuffix("%").isdigit():
             raise typer.BadParameter(f"--weight: {key}={value} is not VERSION=PERCENT")
         weights[key] = int(value.removesuffix("%"))

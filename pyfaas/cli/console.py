@@ -177,6 +177,8 @@ def cell(value: Any, key: str = "") -> str:
         return _number(value, key)
     if isinstance(value, dict):
         return _mapping(value, key)
+    if key == "attempts":
+        return f"{len(value)}: " + ", ".join(str(each.get("outcome") or "running") for each in value)
     if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
         return ", ".join(cell(item) for item in value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
@@ -185,6 +187,9 @@ def cell(value: Any, key: str = "") -> str:
 def _mapping(value: Mapping[str, Any], key: str) -> str:
     if key == "reason" and value.get("message"):
         return str(value["message"])
+    if key == "error" and (value.get("errorType") or value.get("detail")):
+        said = [str(value[part]) for part in ("errorType", "errorMessage") if value.get(part)]
+        return ": ".join(said) or str(value["detail"])
     if key == "aliases" and all(isinstance(each, dict) for each in value.values()):
         return ", ".join(f"{name} = {each.get('version')}{_weights(each)}" for name, each in value.items())
     if any(isinstance(each, dict | list) for each in value.values()):

@@ -168,7 +168,7 @@ def _check(line: Line) -> None:
     try:
         json.loads(line.content)
     except (ValueError, RecursionError) as error:
-        detail = f"line {line.number} of the input is not JSON: {error}"
+        detail = f"not JSON: {error}"
         raise InvalidRequest(detail, problem={"code": "invalid_event", "fault": "caller", "detail": detail}) from None
 
 

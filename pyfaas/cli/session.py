@@ -20,7 +20,13 @@ from pyfaas.client.http import Call, HttpTransport, Reply, Transport
 from pyfaas.client.profile import Endpoint, locate
 
 R = TypeVar("R")
-_NO_FUNCTION = re.compile(r"no function '([^']+)'")
+_NOTHING = re.compile(r"no (function|invocation|account|token|release alias) '([^']+)'")
+_SHOWN_BY = {
+    "invocation": "pyfaas jobs ls shows what is kept; only what was invoked with --async is",
+    "account": "pyfaas account ls shows them",
+    "token": "pyfaas token ls shows their ids",
+    "release alias": "pyfaas alias ls NAME shows them",
+}
 
 
 def chosen(ctx: typer.Context) -> Globals:
@@ -62,11 +68,19 @@ def _run(
     try:
         return asyncio.run(work(transport))
     except NotFound as error:
-        if (wrong := _NO_FUNCTION.match(error.message)) and options.output is Output.TABLE:
-            error.hint = asyncio.run(_nearest(endpoint, wrong[1])) or error.hint
+        if options.output is Output.TABLE:
+            error.hint = error.hint or _where_to_look(endpoint, error.message)
         raise
     finally:
         options.body = transport.body
+
+
+def _where_to_look(endpoint: Endpoint, message: str) -> str:
+    """Return what shows the names that there are, for a message that there is none of this name."""
+    missing = _NOTHING.match(message)
+    if missing is None:
+        return ""
+    return asyncio.run(_nearest(endpoint, missing[2])) if missing[1] == "function" else _SHOWN_BY.get(missing[1], "")
 
 
 async def _nearest(endpoint: Endpoint, wrong: str) -> str:
@@ -115,12 +129,12 @@ class _KeptReply(Reply):
             yield piece
 
 
-def pairs(given: list[str], what: str) -> dict[str, str]:
-    """Read repeated K=V options; raises BadParameter for one without a key."""
+def pairs(given: list[str], what: str, form: str = "K=V") -> dict[str, str]:
+    """Read repeated options of a `form` like K=V; raises BadParameter for one without a key."""
     found: dict[str, str] = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise typer.BadParameter(f"{what}: {text!r} is not K=V")
+            raise typer.BadParameter(f"{what}: {text!r} is not {form}")
         found[key] = value
     return found
