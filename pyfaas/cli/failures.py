@@ -1,7 +1,11 @@
 """What a failure looks like on a terminal, and which exit code it has.
 
-0 ok; 1 a failed outcome or version; 2 usage and other 4xx; 3 unreachable, 429, other 5xx; 4 not allowed; 5 timeout,
-expired, own wait over; 130 Ctrl-C.
+0 ok; 1 a failed outcome or version, any failed item of `map`; 2 usage and other 4xx; 3 unreachable, 429, other 5xx,
+`serve` refusing; 4 not allowed; 5 timeout, expired, own wait over; 130 Ctrl-C.
+
+An outcome is asked before the status. A run that was `lost` (503), `cancelled` (409) or stopped at a limit (502) began
+and did not end well, which is 1; 3 is for what the platform did not begin or could not do, where the same command may
+be tried again. Only `timeout` has a code of its own, with every other time that ran out.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ next, so that no more than these lines are ever held. Results are written as the
 
 What is an item's own failure is a line of the output: a run that failed, a line that is no JSON, a refused event. What
 would meet every item alike ends the batch (no server, no such function, a token that may not): a million lines that
-say so help nobody, and `--resume` would skip them. A server that has too much to do is asked again when it said.
+say so help nobody, and `--resume` would skip them. A call whose connection broke may have run: it is an item's failure
+and not made again. A server that has too much to do is asked again when it said.
 """
 
 from __future__ import annotations
