@@ -20,6 +20,7 @@ An upgrade (SIGHUP), step by step; whatever fails before the last one leaves the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -208,7 +209,7 @@ class Keeper:
         self._end(team)
         if (ended := self._verdict(status)) is not None:
             return ended
-        print(f"pyfaas serve: the server ended with status {status}; starting again", file=sys.stderr)
+        _say(f"pyfaas serve: the server ended with status {status}; starting again")
         self._pause(self.server_tries.after(time.monotonic() - team.since))
         if self.is_stopping:
             return 0
@@ -222,7 +223,7 @@ class Keeper:
         if status == _REFUSES:
             return 3
         if not self.is_told and self.server_tries.failures + 1 >= _FIRST_TRIES:
-            print(f"pyfaas serve: the server was never ready in {_FIRST_TRIES} tries; giving up", file=sys.stderr)
+            _say(f"pyfaas serve: the server was never ready in {_FIRST_TRIES} tries; giving up")
             return 3
         return None
 
@@ -277,7 +278,7 @@ class Keeper:
         tag = new_tag()
         control, team.launcher = start_launcher(self.given, team.life, tag, team.half, self._tags())
         team.tag, team.launcher_since = tag, time.monotonic()
-        print("pyfaas serve: the launcher ended; a new one was started", file=sys.stderr)
+        _say("pyfaas serve: the launcher ended; a new one was started")
         tell(team.end, "launcher", control)
         control.close()
 
@@ -289,7 +290,7 @@ class Keeper:
             return
         if self.stage is not Stage.NONE or self.old is not None or not self.is_told:
             self.is_wanted = True
-            print("pyfaas serve: an upgrade follows when what is under way is done", file=sys.stderr)
+            _say("pyfaas serve: an upgrade follows when what is under way is done")
             return
         self.manager.reloading()
         answer, errors = memory_file(b""), memory_file(b"")
@@ -307,12 +308,12 @@ class Keeper:
     def _not_replaced(self, reason: str) -> None:
         """Say why the old one goes on."""
         self._to(Stage.NONE)
-        print(f"pyfaas serve: not upgraded, the server goes on as it was: {reason}", file=sys.stderr)
+        _say(f"pyfaas serve: not upgraded, the server goes on as it was: {reason}")
         self.manager.tell("READY=1", f"STATUS=not upgraded: {reason}")
         self._next_wanted()
 
     def _next_wanted(self) -> None:
-        if self.is_wanted:
+        if self.is_wanted and self.stage is Stage.NONE and self.old is None:
             self.is_wanted = False
             self._hang_up()
 
@@ -350,8 +351,9 @@ class Keeper:
         state = memory_file(json.dumps(kept).encode())
         for descriptor in (state, self.lock, self.listen.fileno()):
             os.set_inheritable(descriptor, True)  # noqa: FBT003 - the call's shape
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the program must be there before it can take one
         try:
             os.execve(_myself()[0], _myself(), {**process_environment(), _SELF: f"resume:{state}"})  # noqa: S606
@@ -364,7 +366,7 @@ class Keeper:
         """Return new options with those that take a stop to change as they are; says so when one was changed."""
         kept = {name: getattr(self.config, name) for name in ("host", "port", "data_dir", "user", "uid_base", "uid_count")}
         if changed := [name for name, value in kept.items() if getattr(config, name) != value]:
-            print(f"pyfaas serve: {', '.join(changed)}: changed only by a stop and a start", file=sys.stderr)
+            _say(f"pyfaas serve: {', '.join(changed)}: changed only by a stop and a start")
         return replace(config, **kept)
 
     def _replace(self) -> None:
@@ -413,7 +415,7 @@ class Keeper:
 
     def _succeed_the_dead(self, team: Team, status: int) -> None:
         """The server died while its successor came: that one serves as soon as it can."""
-        print(f"pyfaas serve: the server ended with status {status}; its successor takes over", file=sys.stderr)
+        _say(f"pyfaas serve: the server ended with status {status}; its successor takes over")
         self._end(team)
         self.team, self.coming = self.coming, None
         assert self.team is not None  # noqa: S101 - asked by the caller
@@ -431,7 +433,7 @@ class Keeper:
         self._to(Stage.NONE)
         self.old, self.until = old, time.monotonic() + self.config.drain_seconds + _DRAIN_OVER_S
         tell(old.end, "done")
-        print("pyfaas serve: upgraded; the old server finishes its calls", file=sys.stderr)
+        _say("pyfaas serve: upgraded; the old server finishes its calls")
         self.manager.tell("READY=1", "STATUS=serving")
 
     def _tend_old(self) -> None:
@@ -478,11 +480,12 @@ class Keeper:
     def _is_ready(self, team: Team) -> None:
         if team is self.coming:
             self._replaced()
-        premises.tell_endpoint(self.config, self.url)
         if not self.is_told:
+            premises.tell_endpoint(self.config, self.url)
             self.is_told = True
             isolation = "weaker:" + ",".join(self.given.weaker) if self.given.weaker else "full"
-            print(f"pyfaas ready url={self.url} isolation={isolation}", flush=True)
+            with contextlib.suppress(OSError):  # a pipe that nobody reads
+                print(f"pyfaas ready url={self.url} isolation={isolation}", flush=True)
             self.manager.tell("READY=1", f"STATUS=serving at {self.url}")
         self._next_wanted()
 
@@ -505,6 +508,12 @@ class Keeper:
     def _close(self, team: Team) -> None:
         team.end.close()
         os.close(team.life)
+
+
+def _say(text: str) -> None:
+    """Tell the operator; a full disk or a closed pipe in the way of it is no reason to end."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _pending(descriptor: int) -> bytes:

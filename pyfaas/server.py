@@ -11,6 +11,7 @@ claimed, which nobody else touches until it is gone, and the journal. So a call 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging

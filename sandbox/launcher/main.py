@@ -13,6 +13,7 @@ and only then forks, so that a container's pages stay shared.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import gc
 import importlib
@@ -107,7 +108,8 @@ class Launcher:
                 pids = pids.union(*map(cgroups.processes_in, paths))
         if self.left or staged:
             found = f"{len(pids)} processes, {len(self.left)} cgroups, {len(staged)} staged directories"
-            print(f"pyfaas serve: removed what an earlier run left: {found}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # a full disk or a closed pipe in the way of it
+                print(f"pyfaas serve: removed what an earlier run left: {found}", file=sys.stderr, flush=True)
         if staged:
             self._apart("0", "staged", lambda: self.stores.discard_all(STAGING, staged))
         if self.groups is not None:

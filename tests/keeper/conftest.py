@@ -97,6 +97,7 @@ def launch(
     env: Mapping[str, str] | None = None,
     before: Sequence[str] = (),
     inherits: Sequence[int] = (),
+    errors: int = subprocess.PIPE,
     **flags: Any,
 ) -> subprocess.Popen[str]:
     """Start a keeper: with a file of options, with more environment, or executed by a program `before` it, which gets descriptors."""
@@ -107,7 +108,7 @@ def launch(
         env={**os.environ, **(env or {})},
         pass_fds=inherits,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
         cwd=ROOT,
     )

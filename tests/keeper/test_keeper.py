@@ -152,6 +152,26 @@ def test_a_stop_while_starting(start: Callable[..., Kept]) -> None:
     assert not (kept.data / "endpoint").exists()
 
 
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    """A full disk under the log ends nothing: what dies is started again, upgrades go on, and a stop is a stop."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    kept = Kept(launch(tmp_path / "data", errors=full), tmp_path / "data", "")
+    os.close(full)
+    assert kept.process.stdout is not None
+    kept.line = kept.process.stdout.readline()
+    seen = {kept.children()["server"]}
+    os.kill(kept.children()["launcher"], signal.SIGKILL)
+    assert len(kept.ask("next launcher")) == 2
+    os.kill(kept.children()["server"], signal.SIGKILL)
+    while (answer := kept.ask("who")) in (None, *seen):
+        pass
+    kept.signal(signal.SIGHUP)
+    while kept.ask("who") == answer:
+        pass
+    kept.signal(signal.SIGTERM)
+    assert kept.end()[0] == 0
+
+
 def test_back_off() -> None:
     """Each failure in a row waits longer, up to a limit; a steady while begins anew."""
     tries = BackOff()
