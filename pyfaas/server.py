@@ -11,7 +11,6 @@ claimed, which nobody else touches until it is gone, and the journal. So a call 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import itertools
 import logging
