@@ -137,8 +137,10 @@ class Pool:
             self._look()
             await self._over.wait()
         finally:
-            await self._close()
-            os.rmdir(root)
+            try:
+                await self._close()
+            finally:
+                os.rmdir(root)
 
     async def _launch(self, root: str) -> Launcher:
         if "cgroups" not in self._plan.without:
@@ -157,14 +159,16 @@ class Pool:
         return launcher
 
     async def _close(self) -> None:
-        for task in self._starting:
-            task.cancel()
-        await asyncio.gather(*self._starting, return_exceptions=True)
-        if self._launcher is not None:
-            await self._launcher.close()
-            await self._sweep()
-        self._is_over = True
-        self._refuse()
+        try:
+            for task in self._starting:
+                task.cancel()
+            await asyncio.gather(*self._starting, return_exceptions=True)
+            if self._launcher is not None:
+                await self._launcher.close()
+                await self._sweep()
+        finally:
+            self._is_over = True
+            self._refuse()
 
     async def _sweep(self) -> None:
         """Remove groups that a launcher of this pool left because it was killed; its processes may still be dying."""
