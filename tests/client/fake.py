@@ -52,10 +52,11 @@ def started(directory: Path) -> Iterator[Fake]:
             process.stdout.close()
 
 
-def until(fact: Any, seconds: float = 10.0) -> bool:
-    """Return whether a fact came true within the time."""
+def until(fact: Any, seconds: float = 60.0) -> bool:
+    """Return whether a fact came true within the time, which is ample for a busy machine."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if fact():
             return True
+        time.sleep(0.01)
     return False
