@@ -132,9 +132,9 @@ class SandboxWorkers:
         self._vms[vm.id] = vm
         return vm.id, Box(vm.first, vm.id)
 
-    async def fork(self, vm: str) -> Container:
-        """Fork another blank into a VM."""
-        return Box(await self._vm(vm).fork(), vm)
+    async def fork(self, vm: str, *, is_hurried: bool = False) -> Container:
+        """Fork another blank into a VM; hurried when a call waits for it."""
+        return Box(await self._vm(vm).fork(is_hurried=is_hurried), vm)
 
     async def close_vm(self, vm: str) -> None:
         """End a VM and all in it."""

@@ -59,7 +59,7 @@ class Fleet:
         self._blanks: dict[str, Container] = {}
         self._starved: dict[Lane, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opening = 0
+        self._opening = self._awaited = 0  # VMs being made; forks that calls wait for
         self._open_after = 0.0
         workers.on_lost, workers.on_vm_lost = self._all_lost, self._vm_lost
 
@@ -153,10 +153,13 @@ class Fleet:
 
     async def _fork(self, vm: str, lane: Lane | None) -> None:
         box = None
+        self._awaited += lane is not None
         try:
-            box = await self.workers.fork(vm)
+            box = await self.workers.fork(vm, is_hurried=lane is not None)
         except (SandboxError, PyfaasError) as error:
             log.warning("fork_failed", extra={"vm": vm, "error": str(error)})
+        finally:
+            self._awaited -= lane is not None
         known = self.pool.forked(vm, box.id if box else None, self.clock.monotonic())
         if box is not None and not known:
             box.kill()
@@ -377,8 +380,8 @@ class Fleet:
                 session.drain_logs()
 
     def upkeep(self, now: float) -> None:
-        """Refill the warming pool and end what has been idle for long."""
-        if now >= self._open_after and self._opening < _OPEN_AT_ONCE:
+        """Refill the warming pool; as long as it has a VM, what a call waits for is made first."""
+        if now >= self._open_after and self._opening < _OPEN_AT_ONCE and not (self._awaited and self.pool.warm):
             for _ in range(self.pool.refill(now)):
                 self._task(self._open_vm(None))
 

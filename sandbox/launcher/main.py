@@ -215,18 +215,18 @@ class Launcher:
             self._fail(vm, tag)
             self._destroy(vm)
 
-    def fork(self, request: str, vm_id: str) -> None:
-        """Fork another blank into a VM."""
-        self._fork_into(request, self._living(vm_id))
+    def fork(self, request: str, vm_id: str, hurry: str = "") -> None:
+        """Fork another blank into a VM; `now` when somebody waits for it."""
+        self._fork_into(request, self._living(vm_id), is_hurried=hurry == "now")
 
-    def _fork_into(self, request: str, vm: vms.VmRecord) -> None:
+    def _fork_into(self, request: str, vm: vms.VmRecord, *, is_hurried: bool = False) -> None:
         vm.made += 1
         container_id = f"{vm.id}.{vm.made}"
         leaf = None
         if self.groups is not None:
             leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.limits)
         try:
-            box = vms.fork_container(self.house, vm, container_id, request, leaf)
+            box = vms.fork_container(self.house, vm, container_id, request, leaf, is_hurried=is_hurried)
         except OSError:
             if leaf is not None:
                 leaf.remove()  # or the VM's group could never be removed

@@ -114,8 +114,10 @@ def fork_vm(
     )
 
 
-def fork_container(house: House, vm: VmRecord, container_id: str, request: str, leaf: Leaf | None) -> ContainerRecord:
-    """Fork a blank into a VM; it reports on `report`. Raises OSError."""
+def fork_container(
+    house: House, vm: VmRecord, container_id: str, request: str, leaf: Leaf | None, *, is_hurried: bool
+) -> ContainerRecord:
+    """Fork a blank into a VM; it reports on `report`. One that somebody waits for rehearses nothing. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     host, guest = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     host.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # its first packet says who it is to the host: see host.container
@@ -128,7 +130,7 @@ def fork_container(house: House, vm: VmRecord, container_id: str, request: str, 
     plan = _plan(house, leaf, vm.uid, vm.is_network, vm.join, kept, theirs, vm.limits)
 
     def live() -> None:
-        guest_container.live(house.entry, house.rehearse, awaits_code=house.awaits_code)
+        guest_container.live(house.entry, None if is_hurried else house.rehearse, awaits_code=house.awaits_code)
 
     try:
         kernel.setns(vm.join["pid"], kernel.NEWPID)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -124,7 +125,7 @@ class FakeWorkers:
         self.containers: dict[str, FakeContainer] = {}
         self.tenants: dict[str, set[str]] = {}
         self.loads = 0
-        self.is_broken = self.is_refusing = self.is_slow = False
+        self.is_broken = self.is_refusing = self.is_slow = self.is_stuck = False
         self._names = itertools.count(1)
 
     async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape
@@ -134,8 +135,10 @@ class FakeWorkers:
         vm = f"v{next(self._names)}"
         return vm, self._make(vm)
 
-    async def fork(self, vm: str) -> Container:
-        """Make a blank."""
+    async def fork(self, vm: str, *, is_hurried: bool = False) -> Container:  # noqa: ARG002 - the port's shape
+        """Make a blank; stuck ones never come."""
+        if self.is_stuck:
+            await asyncio.Event().wait()
         if self.is_refusing:
             raise PyfaasError(Code.NO_CAPACITY, "refused")
         return self._make(vm)

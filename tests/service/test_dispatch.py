@@ -311,3 +311,19 @@ async def test_cut_over_completes_without_further_calls(benches: list[Bench]) ->
     assert [sink.result.executed for sink in old] == [1] * 3
     assert newer.result.executed == 2
     assert entry.cut["latest"] == 2
+
+
+async def test_the_warming_pool_is_refilled_behind_forks_that_calls_wait_for(benches: list[Bench]) -> None:
+    """While a fork for a call is under way and a warm VM is left no other is made; with none left it is."""
+    bench = await opened(benches)
+    bench.workers.is_stuck = True
+    for _ in range(3):
+        bench.call()
+    await settle(bench)
+    before = bench.fleet.pool.opening
+    bench.fleet.upkeep(bench.clock.monotonic())
+    assert bench.fleet.pool.warm
+    assert bench.fleet.pool.opening == before
+    bench.fleet.pool.warm.clear()
+    bench.fleet.upkeep(bench.clock.monotonic())
+    assert bench.fleet.pool.opening > before
