@@ -175,7 +175,7 @@ def test_a_slow_reader_holds_its_own_request_back(house: House, mapped: str, tal
     sent = 0
     with contextlib.suppress(TimeoutError):
         while sent < 10_000:
-            begun.line({"pad": 200_000, "fill": "y" * 1000})
+            begun.line({"pad": 200_000, "fill": "y" * 20_000})  # 200 MB, if nobody holds them back: no buffer has as much
             sent += 1
     assert 4 <= sent < 10_000
     ran = runs_of(house, mapped)
