@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 DELEGATED := systemd-run --user --scope --quiet --collect -p Delegate=yes
 SCOPE = $(shell test "$$(id -u)" -eq 0 || { $(DELEGATED) true 2>/dev/null && echo $(DELEGATED); })
 
-.PHONY: setup demo test test-wheels serve bench bench-quick lint clean
+.PHONY: setup demo test test-wheels test-kills serve bench bench-quick profile lint clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ demo: setup
 test: setup
 	@$(SCOPE) $(BIN)/python -m pytest -q $(ARGS)
 
+# A hundred random kills under load; `make test` has a few.
+test-kills: setup
+	@$(SCOPE) $(BIN)/python -m pytest -q -s tests/e2e/test_sweep.py --kills 100 --timeout 1800 $(ARGS)
+
 serve: setup
 	@$(BIN)/pyfaas serve $(ARGS)
 
@@ -44,6 +48,10 @@ bench: $(VENV)/.bench
 
 bench-quick: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+# Where the microseconds of a warm call go, hop by hop.
+profile: $(VENV)/.bench
+	@$(BIN)/python -m benchmarks profile $(ARGS)
 
 $(VENV)/.bench: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
