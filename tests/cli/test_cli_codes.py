@@ -142,7 +142,7 @@ def interrupt(cli: Cli, path: str, *words: str) -> tuple[int, bytes]:
     before = len(cli.fake.seen()["requests"])
     process = cli.start(*words)
     try:
-        assert until(lambda: any(r["path"].startswith(path) for r in cli.fake.seen()["requests"][before:]))
+        assert until(lambda: any(r["path"].startswith(path) for r in cli.fake.seen()["requests"][before:]), 60)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     finally:
@@ -157,7 +157,7 @@ def test_interrupting_invoke_cancels_the_run(cli: Cli) -> None:
     before = cli.fake.seen()["cancelled"]
     code, err = interrupt(cli, "/v1/functions/hangs/invoke", "invoke", "hangs")
     assert (code, err) == (130, b"")
-    assert until(lambda: cli.fake.seen()["cancelled"] > before)
+    assert until(lambda: cli.fake.seen()["cancelled"] > before, 60)
 
 
 def test_interrupting_deploy_says_that_it_goes_on(cli: Cli) -> None:

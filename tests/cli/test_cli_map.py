@@ -137,19 +137,19 @@ def test_ctrl_c_keeps_whole_lines_and_says_how_to_go_on(cli: Cli) -> None:
     write(cli, 30)
     out = cli.directory / "out.ndjson"
     out.write_text("".join(f'{{"i": {n}, "ok": 1}}\n' for n in range(25)))
-    before = cli.fake.seen()["cancelled"]
+    asked, before = _asked(cli, "/v1/functions/hangs/invoke"), cli.fake.seen()["cancelled"]
     process = cli.start("map", "hangs", "-i", "in.ndjson", "-o", "out.ndjson", "--resume")
     try:
-        assert until(lambda: _asked(cli, "/v1/functions/hangs/invoke") == 5)
+        assert until(lambda: _asked(cli, "/v1/functions/hangs/invoke") == asked + 5, 60)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert (process.returncode, err.count(b"\n")) == (130, 1), err
     assert b"25 items" in err
     assert b"the same command goes on" in err
-    assert until(lambda: cli.fake.seen()["cancelled"] == before + 5)
+    assert until(lambda: cli.fake.seen()["cancelled"] == before + 5, 60)
     assert len(lines(out)) == 25
     assert cli("map", "echo", "-i", "in.ndjson", "-o", "out.ndjson", "--resume").returncode == 0
     assert len(lines(out)) == 30
@@ -173,7 +173,7 @@ def test_ctrl_c_ends_a_wait_for_input(cli: Cli) -> None:
         _, err = process.communicate(timeout=30)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
         os.close(read)
         os.close(write_end)
     assert process.returncode == 130
@@ -187,7 +187,7 @@ def test_a_killed_one_leaves_whole_lines(cli: Cli) -> None:
     out = cli.directory / "out.ndjson"
     process = cli.start("map", "echo", "-i", "in.ndjson", "-o", "out.ndjson")
     try:
-        assert until(lambda: out.exists() and out.stat().st_size > 500, 30)
+        assert until(lambda: out.exists() and out.stat().st_size > 500, 60)
     finally:
         process.kill()
         process.communicate()
