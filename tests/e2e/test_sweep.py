@@ -92,10 +92,16 @@ class Victims:
             self.house.process.wait()
             self.start()
         until = time.monotonic() + _ENOUGH_S
-        while kind in ("server", "launcher") and self.house.children().get(kind) in (None, pid):
+        while kind in ("server", "launcher") and self._child(kind) in (None, pid):
             assert time.monotonic() < until, f"no other {kind}"
             time.sleep(0.01)
         return True
+
+    def _child(self, kind: str) -> int | None:
+        try:
+            return self.house.children().get(kind)
+        except OSError:  # one ended while it was looked at
+            return None
 
     def stop(self) -> int:
         """Stop it; returns the exit status."""
