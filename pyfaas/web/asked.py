@@ -116,6 +116,8 @@ def typed(kind: type, value: Any, key: str) -> Any:
         return int(value)
     if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be a {kind.__name__}")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} has half a surrogate pair")  # JSON can write it, and no file keeps it
     return value
 
 

@@ -219,6 +219,11 @@ BAD = [
     ("GET", "/v1/invocations/0190A000-0000-7000-8000-00000000000A", b"", "not_found"),
     ("DELETE", "/v1/tokens/0190a00000007000800000000000000a", b"", "not_found"),
     ("POST", "/v1/tokens", b'{"label": "%b"}' % (b"x" * 201), "invalid_request"),
+    ("POST", "/v1/tokens", b'{"label": "a\\ud800"}', "invalid_request"),
+    ("POST", "/v1/accounts", b'{"name": "\\udfff"}', "invalid_request"),
+    ("POST", "/v1/tokens", b'{"expires": 1%b}' % (b"0" * 5000), "invalid_request"),
+    ("PUT", "/v1/functions/echo/aliases/live", b'{"version": 3.5}', "invalid_request"),
+    ("PUT", "/v1/functions/echo/aliases/live", b'{"version": 1e400}', "invalid_request"),
     ("GET", "/v1/functions/echo/logs?follow=perhaps", b"", "invalid_request"),
     ("PUT", "/v1/functions/echo", b"zip", "invalid_request"),
 ]
