@@ -153,10 +153,10 @@ def _bash(places: list[Place]) -> str:
     words = [names(place) for place in places if place.listed_by or place.verbs or place.words]
     options = [case(place.path, " ".join(place.options)) for place in places]
     values = [
-        case(f"{place.path} {name}", " ".join(chosen))
+        case(f"{place.path} {name}", " ".join(chosen) or " ")  # a blank is no word: the shell completes files
         for place in places
-        for name, (chosen, _, _) in place.options.items()
-        if chosen
+        for name, (chosen, _, takes_value) in place.options.items()
+        if takes_value
     ]
     return _BASH.format(words="\n".join(words), options="\n".join(options), values="\n".join(values))
 

@@ -78,6 +78,8 @@ def map_(  # noqa: PLR0913 - options of a command
         if options.curl:
             act(ctx, lambda client: _first(client, reader, function, qualifier))
             return
+        if source == "-" and sys.stdin.isatty():
+            console.note(options, "type an event a line, as JSON; Ctrl-D ends")
         with Results(target, resume=resume) as results:
             batch = Batch(function, qualifier, reader, results)
             # On one terminal a bar and the results would be drawn over each other.
@@ -120,7 +122,7 @@ class Batch:
         """Say in a line how it went."""
         done, failed = self.results.succeeded + self.results.failed, self.results.failed
         before = f", {self.skipped} of them before" if self.skipped else ""
-        return f"{done} items{before}: {done - failed} ok, {failed} failed, in {time.monotonic() - self.since:.1f} s"
+        return f"{done} item{'' if done == 1 else 's'}{before}: {done - failed} ok, {failed} failed, in {time.monotonic() - self.since:.1f} s"
 
     async def items(self) -> AsyncIterator[Line]:
         """Yield the lines that are still to do."""

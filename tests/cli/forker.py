@@ -52,7 +52,7 @@ class Forker:
     ) -> tuple[int, str]:
         """Run one command on a terminal of that width; returns its exit status, and what it wrote as it came.
 
-        `typed` is typed when something is asked: what comes before that, a question for a secret throws away.
+        `typed` is typed when something is asked for: what comes before that, a question for a secret throws away.
         """
         master, slave = pty.openpty()
         termios.tcsetwinsize(master, (24, columns))
@@ -82,7 +82,7 @@ def _drain(master: int, shown: list[bytes], typed: bytes) -> None:
     with contextlib.suppress(OSError):  # EIO: nobody has the other side any more
         while piece := os.read(master, 65536):
             shown.append(piece)
-            if typed and b"".join(shown).endswith(b": "):
+            if typed and b"".join(shown).endswith((b": ", b"ends\r\n")):
                 os.write(master, typed)
                 typed = b""
 

