@@ -73,7 +73,7 @@ def test_a_database_of_the_first_schema_is_served(tmp_path: Path) -> None:
     data.mkdir()
     with contextlib.closing(sqlite3.connect(data / "pyfaas.db")) as connection:
         connection.executescript(FIRST.read_text())
-    with started(data) as house:
+    with started(data, "-s", "drain_seconds=1") as house:  # its queued call waits for a version that cannot be prepared
         shown = house.call("GET", "/v1/accounts", token="admin").json["items"]
         assert {"alice", "default"} <= {account["account"] for account in shown}
         assert house.deploy("f", "def handler(e, c):\n    return e").json["state"] == "ready"
