@@ -12,7 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar
 
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.profile import locate
@@ -50,37 +50,31 @@ class Portal:
 
     async def iterate_aio(self, source: AsyncIterator[R]) -> AsyncIterator[R]:
         """Yield what an iterator of this loop yields, for somebody on another loop; leaving early closes it."""
+        steps = _Steps(source)
         try:
             while True:
                 try:
-                    item = await self.wrap(_next(source))
+                    item = await self.wrap(steps.next())
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                await self.wrap(close())
+            await self.wrap(steps.close())
 
     def iterate(self, source: AsyncIterator[R]) -> Iterator[R]:
         """Yield what an asynchronous iterator yields; leaving early closes it."""
+        steps = _Steps(source)
         try:
             while True:
                 try:
-                    yield self.run(_next(source))
+                    yield self.run(steps.next())
                 except StopAsyncIteration:
                     return
         finally:
-            self._close_iterator(source)
-
-    def _close_iterator(self, source: AsyncIterator[Any]) -> None:
-        close = getattr(source, "aclose", None)
-        if close is None or self._loop.is_closed():
-            return
-        if self.is_mine():  # collected on the loop's own thread, which cannot wait for itself
-            self._loop.create_task(close())
-        else:
-            self.run(close())
+            if self.is_mine():  # collected on the loop's own thread, which cannot wait for itself
+                self._loop.create_task(steps.close())
+            elif not self._loop.is_closed():
+                self.run(steps.close())
 
     def is_mine(self) -> bool:
         """Tell whether this is the loop's own thread."""
@@ -121,8 +115,22 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-async def _next(source: AsyncIterator[R]) -> R:
-    return await anext(source)
+class _Steps(Generic[R]):
+    """An asynchronous iterator, one step at a time: an interrupted step ends a moment after its caller has left."""
+
+    def __init__(self, source: AsyncIterator[R]) -> None:
+        self._source, self._turn = source, asyncio.Lock()
+
+    async def next(self) -> R:
+        async with self._turn:
+            return await anext(self._source)
+
+    async def close(self) -> None:
+        """Close what is a generator, once its last step has ended."""
+        async with self._turn:
+            close = getattr(self._source, "aclose", None)
+            if close is not None:
+                await close()
 
 
 def _blocking(

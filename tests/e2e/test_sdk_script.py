@@ -205,6 +205,62 @@ def test_ctrl_c_removes_what_ran_and_ends_the_call(house: House, tmp_path: Path)
     until(lambda: not busy(house, name))
 
 
+ANYWHERE = """
+    import asyncio, os, signal, threading, time
+    import pyfaas
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    app = pyfaas.App("anywhere")
+
+    @app.function()
+    def sleep(seconds):
+        time.sleep(seconds)
+
+    @app.function()
+    def ticks():
+        while True:
+            yield 1
+            time.sleep(0.02)
+
+    async def cancelled(make):
+        async def use():
+            async for _ in make():
+                pass
+        task = asyncio.create_task(use())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            return "cancelled"
+
+    with app.run():
+        call = sleep.spawn(60)
+        for what in (
+            lambda: sleep.remote(60),
+            lambda: list(sleep.map([60] * 5)),
+            lambda: [0 for _ in ticks.remote()],
+            lambda: call.get(),
+        ):
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+            try:
+                what()
+            except KeyboardInterrupt:
+                print("interrupted")
+        call.cancel()
+        print(asyncio.run(cancelled(ticks.remote.aio)), asyncio.run(cancelled(lambda: sleep.map.aio([60] * 5))))
+        print(next(ticks.remote()))
+    """
+
+
+def test_every_wait_can_be_interrupted(house: House, tmp_path: Path) -> None:
+    """Ctrl-C in a call, a map, a stream or a wait, and a task's cancellation, end it cleanly; the client goes on."""
+    write(tmp_path, {"anywhere.py": ANYWHERE})
+    ran = run(house, tmp_path, "anywhere.py")
+    assert (ran.status, ran.errors) == (0, ""), ran.errors
+    assert ran.out == ["interrupted"] * 4 + ["cancelled cancelled", "1"]
+
+
 def busy(house: House, name: str) -> bool:
     """Tell whether a container of a function runs a call."""
     vms = house.call("GET", "/v1/fleets").json["vms"]
