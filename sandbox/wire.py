@@ -150,8 +150,8 @@ def parse_answer(packet: bytes) -> Answer:
 
 def parts(body: bytes, start: int) -> list[bytes]:
     """Lay out the bytes of `body` from `start` as PART packets."""
-    step = MAX_PACKET - 1
-    return [b"P" + body[at : at + step] for at in range(start, len(body), step)]
+    step, view = MAX_PACKET - 1, memoryview(body)
+    return [b"".join((b"P", view[at : at + step])) for at in range(start, len(body), step)]
 
 
 def packet(kind: Kind, payload: bytes) -> bytes:

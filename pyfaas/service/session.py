@@ -81,7 +81,7 @@ class Session:
         self.logs: list[tuple[bytes, bytes]] = []
         self.cpu_ns = self.ooms = self.pids_refused = 0
         self._head: Answer | None = None
-        self._rest: list[bytes] = []
+        self._rest: list[bytes | memoryview] = []
         self._wanted = 0
         box.on_packet, box.on_end = self.packet, self.ended
 
@@ -175,7 +175,7 @@ class Session:
 
     def _part(self, packet: bytes) -> None:
         self._wanted -= len(packet) - 1
-        self._rest.append(packet[1:])
+        self._rest.append(memoryview(packet)[1:])
         if self._wanted < 0:
             raise RemoteWireError("more parts than announced")
         if self._wanted == 0 and self._head is not None:
