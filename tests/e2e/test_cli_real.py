@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -92,8 +94,11 @@ def interrupted(process: subprocess.Popen[str], when: Callable[[], bool]) -> tup
 
 def is_connected(process: subprocess.Popen[str]) -> bool:
     """Tell whether a command talks to somebody: a loop has a pair of sockets of its own."""
-    links = Path(f"/proc/{process.pid}/fd")
-    return sum(os.readlink(link).startswith("socket:") for link in links.iterdir() if os.path.lexists(link)) > 2
+    found = 0
+    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            found += os.readlink(link).startswith("socket:")
+    return found > 2
 
 
 def test_a_scaffold_deploys_and_answers(cli: Cli, name: Callable[[], str]) -> None:
@@ -220,11 +225,26 @@ def test_ctrl_c_cancels_a_batch(cli: Cli, house: House, name: Callable[[], str])
 def test_ctrl_c_leaves_a_preparation_alone(cli: Cli, name: Callable[[], str]) -> None:
     """deploy says that it goes on, and it does."""
     f = name()
-    (cli.directory / f"{f}.py").write_text("import time\ntime.sleep(3)\n" + ECHO)
-    process = cli.start("deploy", f"{f}.py")
-    code, out, err = interrupted(process, lambda: cli("describe", f"{f}:1").returncode == 0)
-    assert (code, out) == (130, "")
-    assert err == f"{f}:1 is published; its preparation goes on (pyfaas describe {f}:1)\n"
+    (cli.directory / f"{f}.py").write_text("import time\ntime.sleep(5)\n" + ECHO)
+    master, slave = pty.openpty()  # where it tells when it waits
+    command = [sys.executable, "-m", "pyfaas", "deploy", f"{f}.py"]
+    environment = cli.environment | {"TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=cli.directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    shown = b""
+    try:
+        with contextlib.suppress(OSError):  # EIO: it ended
+            while piece := os.read(master, 4096):
+                if b"preparing" not in shown and b"preparing" in shown + piece:
+                    process.send_signal(signal.SIGINT)
+                shown += piece
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(master)
+    assert (process.returncode, out) == (130, b"")
+    assert shown.endswith(f"{f}:1 is published; its preparation goes on (pyfaas describe {f}:1)\r\n".encode())
     wait_until(lambda: json.loads(cli("describe", f"{f}:1", "-o", "json").stdout)["state"] == "ready")
 
 
