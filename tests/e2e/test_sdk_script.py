@@ -422,13 +422,13 @@ def test_pickles_travel_when_they_are_trusted(house: House, tmp_path: Path) -> N
     write(tmp_path, {"trusted.py": TRUSTED})
     ran = run(house, tmp_path, "-W", "ignore::ResourceWarning", "trusted.py")
     assert (ran.status, ran.errors) == (0, ""), ran.errors
-    assert ran.out == [
+    assert ran.out[-1].startswith("the arguments of later cannot be pickled: cannot pickle ")
+    assert ran.out[:-1] == [
         "[1j, 1j] nan (1, 2) True",
         "[0, 1, 2] {1: {2}} [(0,), (1,)]",
         "[5] [(1, 2), (1, 2)]",
         "[[0], [0, 1]]",
         "FunctionError KeyError",
-        "the arguments of later cannot be pickled: cannot pickle '_io.BufferedReader' object",
     ]
 
 
