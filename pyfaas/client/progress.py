@@ -14,7 +14,7 @@ T = TypeVar("T")
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
     """Show that something goes on, for the length of a block."""
-    if not sys.stderr.isatty():
+    if not _is_terminal():
         yield
         return
     with importlib.import_module("rich.console").Console(stderr=True).status(text):
@@ -23,13 +23,17 @@ def working(text: str) -> Iterator[None]:
 
 def shown(results: Iterator[T], inputs: Any, name: str) -> Iterator[T]:
     """Yield the results while a bar counts them; inputs without a length are counted without an end."""
-    if not sys.stderr.isatty():
+    if not _is_terminal():
         return results
     try:
         total = len(inputs)
     except TypeError:
         total = None
     return _counted(results, total, name)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _counted(results: Iterator[T], total: int | None, name: str) -> Iterator[T]:
