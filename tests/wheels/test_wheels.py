@@ -59,7 +59,8 @@ class Shop:
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """Start a server and publish all selected topics at once: they are made ready while the first are tried."""
     items = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
-    topics = sorted({item.callspec.params["topic"] for item in items if hasattr(item, "callspec")})
+    tried = [item.callspec.params for item in items if hasattr(item, "callspec")]
+    topics = sorted({params["topic"] for params in tried if "name" in params})
     with started(tmp_path_factory.mktemp("wheels") / "data") as house:
         account = house.account("wheels")
         versions = {}
