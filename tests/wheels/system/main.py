@@ -93,8 +93,9 @@ def shake(serving, trusting):
 def authorities():
     """Load the host's authorities where it has some."""
     context = ssl.create_default_context()
-    known = context.cert_store_stats()["x509_ca"]
-    return known > 0 or not os.listdir("/etc/ssl/certs")
+    places = ssl.get_default_verify_paths()
+    known = context.cert_store_stats()["x509_ca"] > 0 or bool(places.capath and os.listdir(places.capath))
+    return known or not os.path.exists("/etc/ssl/certs/ca-certificates.crt")
 
 
 def native():
