@@ -77,6 +77,7 @@ class Team:
     half: int
     since: float
     launcher_since: float
+    has_served: bool = False
     ended: float = 0.0  # when the server was gone, while its launcher is not
 
     def keep(self) -> dict[str, Any]:
@@ -92,6 +93,7 @@ class Team:
             "half": self.half,
             "since": self.since,
             "launcher_since": self.launcher_since,
+            "has_served": self.has_served,
         }
 
     @classmethod
@@ -108,4 +110,5 @@ class Team:
             half=values["half"],
             since=values["since"],
             launcher_since=values["launcher_since"],
+            has_served=values["has_served"],
         )

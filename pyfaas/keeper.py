@@ -49,6 +49,8 @@ from sandbox.host.spawn import memory_file
 _REFUSES = 78  # EX_CONFIG of sysexits.h: said by a server that another try would not help
 _BACK_OFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 30.0
+_SOON_S = 0.5  # a server that had served does so again within two seconds, whatever kills it, and however often
+_LAUNCHER_SERVES_S = 1.0  # a launcher that lived for so long had come up
 _FIRST_TRIES = 3  # of a server that was never ready: a defect, which more tries would only hide
 _LAUNCHER_ENDS_S = 5.0
 _SURVEY_S = 60.0
@@ -93,10 +95,11 @@ class BackOff:
         """Begin without a failure."""
         self.failures = 0
 
-    def after(self, lived_s: float) -> float:
-        """Count one more end, of what lived so long; returns the seconds to wait."""
+    def after(self, lived_s: float, *, has_served: bool = False) -> float:
+        """Count one more end, of what lived so long; returns the seconds to wait, which are few for what had served."""
         self.failures = 1 if lived_s > _STEADY_S else self.failures + 1
-        return _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S)) - 1]
+        wait = _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S)) - 1]
+        return min(wait, _SOON_S) if has_served else wait
 
 
 class Stage(StrEnum):
@@ -210,7 +213,7 @@ class Keeper:
         if (ended := self._verdict(status)) is not None:
             return ended
         _say(f"pyfaas serve: the server ended with status {status}; starting again")
-        self._pause(self.server_tries.after(time.monotonic() - team.since))
+        self._pause(self.server_tries.after(time.monotonic() - team.since, has_served=team.has_served))
         if self.is_stopping:
             return 0
         self.team = self._start()
@@ -272,7 +275,7 @@ class Keeper:
         if not self.is_told and team.server.wait(_LAUNCHER_ENDS_S) is not None:
             return  # of two ends the server's is the cause, and has been said
         lived = time.monotonic() - team.launcher_since
-        self._pause(self.launcher_tries.after(lived))
+        self._pause(self.launcher_tries.after(lived, has_served=lived > _LAUNCHER_SERVES_S))
         if self.is_stopping or team is not self.team or team.server.poll() is not None:
             return
         tag = new_tag()
@@ -478,6 +481,7 @@ class Keeper:
                 self._to(Stage.OPENING)
 
     def _is_ready(self, team: Team) -> None:
+        team.has_served = True
         if team is self.coming:
             self._replaced()
         if not self.is_told:

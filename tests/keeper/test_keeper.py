@@ -173,10 +173,11 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_back_off() -> None:
-    """Each failure in a row waits longer, up to a limit; a steady while begins anew."""
+    """Each failure in a row waits longer, up to a limit, which is low for what had served; a steady while begins anew."""
     tries = BackOff()
     waits = [tries.after(0.1) for _ in range(9)]
     assert waits == sorted(waits)
     assert waits[0] == 0.0
     assert waits[-1] == waits[-2] == 5.0
+    assert tries.after(0.1, has_served=True) == 0.5
     assert tries.after(1000.0) == 0.0
