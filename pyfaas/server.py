@@ -57,7 +57,6 @@ from sandbox.errors import LauncherGone, SandboxError
 from sandbox.host.launcher import Launcher
 
 log = logging.getLogger(__name__)
-_AGAIN = 1
 _REFUSES = 78  # EX_CONFIG of sysexits.h: the keeper does not try again
 _AGAIN = 75  # EX_TEMPFAIL: it does
 _FLUSH_S = 1.0
