@@ -7,6 +7,7 @@ resolved at each attempt's start, so that a fix reaches the retries.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -53,7 +54,7 @@ class Jobs:
         self._running: dict[str, Any] = {}  # job id → Running, for cancel
         self._cancelled: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changed: dict[str, asyncio.Event] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}  # job id → who waits for its end, each with an event of his own
         self._loop_task: asyncio.Task[None] | None = None
         self._is_failing = False  # the store could not be written at the last try: told once
         self._is_claiming = False
@@ -70,7 +71,7 @@ class Jobs:
     async def recover(self) -> int:
         """Queue again what other servers left running, none of which lives any more; returns how many."""
         recovered = await self._queue.recover(self._instance, self._clock.now(), retry.MAX_LOST)
-        for job_id in list(self._changed):
+        for job_id in self._waiting:
             self._tell(job_id)
         self._wake.set()
         return recovered
@@ -138,16 +139,22 @@ class Jobs:
 
     async def get(self, caller: Caller, job_id: str, wait_s: float = 0.0) -> dict[str, Any]:
         """Show a job, waiting at most `wait_s` for its end."""
-        until = self._clock.monotonic() + wait_s
-        job = await self._job(caller, job_id)
-        while not job.state.is_terminal and (left := until - self._clock.monotonic()) > 0:
-            event = self._changed.setdefault(job_id, asyncio.Event())
-            try:
-                await asyncio.wait_for(event.wait(), left)
-            except TimeoutError:
-                break
-            job = await self._job(caller, job_id)
-        return job_view(job)
+        until, changed = self._clock.monotonic() + wait_s, asyncio.Event()
+        waiting = self._waiting.setdefault(job_id_of(job_id), set())
+        waiting.add(changed)  # before the job is looked at: one that ends between look and wait is seen
+        try:
+            while True:
+                changed.clear()
+                job = await self._job(caller, job_id)
+                left = until - self._clock.monotonic()
+                if job.state.is_terminal or left <= 0:
+                    return job_view(job)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+        finally:
+            waiting.discard(changed)
+            if not waiting and self._waiting.get(job_id_of(job_id)) is waiting:
+                del self._waiting[job_id_of(job_id)]
 
     async def listed(self, caller: Caller, state: str | None, limit: int, after: str) -> dict[str, Any]:
         """List the account's jobs by id."""
@@ -311,9 +318,8 @@ class Jobs:
                 return
 
     def _tell(self, job_id: str) -> None:
-        event = self._changed.pop(job_id, None)
-        if event is not None:
-            event.set()
+        for changed in self._waiting.get(job_id, ()):
+            changed.set()
 
 
 def job_id_of(text: str) -> Any:
