@@ -1,8 +1,7 @@
 """CPython's own executor tests, found where they are installed and run against SandboxExecutor.
 
 Nothing of them is copied: their mixins are subclassed at run time. They lie in the `test` package, which Debian has in
-`libpython3.11-testsuite` (one module) and other builds bring along (a package, from 3.12 on). An interpreter of the same
-version that came without them takes Debian's.
+`libpython3.11-testsuite` (one module) and other builds bring along (a package, from 3.12 on).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import importlib
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -32,22 +30,12 @@ _PATIENCE_S = 30.0
 def modules() -> list[types.ModuleType]:
     """Return the suite's modules; none where it is not installed."""
     try:
-        whole = _whole()
+        whole = importlib.import_module(SUITE)
     except ModuleNotFoundError:
         return []
     if not hasattr(whole, "__path__"):
         return [whole]
     return [importlib.import_module(f"{SUITE}.{part}") for part in (*PARTS, *MORE_PARTS)]
-
-
-def _whole() -> types.ModuleType:
-    """Import the suite, the system's where this interpreter has none; raises ModuleNotFoundError."""
-    if importlib.util.find_spec(SUITE) is None:
-        package = importlib.import_module(SUITE.partition(".")[0])
-        system = f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test"
-        if system not in package.__path__:
-            package.__path__.append(system)
-    return importlib.import_module(SUITE)
 
 
 def found(name: str) -> Any:

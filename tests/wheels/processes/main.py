@@ -268,9 +268,10 @@ def alarm():
 def niceness():
     """Be nicer, oneself and in a child; nobody gets ahead of others."""
     read, write = os.pipe()
+    at_first = os.getpriority(os.PRIO_PROCESS, 0)  # whatever the server was started with
     pid = os.fork()
     if pid == 0:
-        os.write(write, bytes((os.nice(3),)))
+        os.write(write, bytes((os.nice(3) - at_first,)))
         os.setpriority(os.PRIO_PROCESS, 0, 7)
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         try:
@@ -280,7 +281,8 @@ def niceness():
         os._exit(0)
     os.close(write)
     os.waitpid(pid, 0)
-    return [list(os.read(read, 10)), subprocess.run(["nice", "-n", "5", "nice"], capture_output=True, text=True).stdout.strip()]
+    nicer = subprocess.run(["nice", "-n", "5", "nice"], capture_output=True, text=True).stdout
+    return [list(os.read(read, 10)), int(nicer) - at_first]
 
 
 def programs():
