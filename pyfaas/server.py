@@ -101,6 +101,8 @@ class Server:
         if self.given.inherit >= 0:
             tell(self.keeper, "waiting")
             await self._going.wait()
+            if self.stopping.is_set():
+                raise LauncherGone("the keeper has ended")
         data = Path(self.config.data_dir)
         self.database = database = open_database(str(data / "pyfaas.db"))
         self.store = SqliteStore(database)
@@ -224,6 +226,7 @@ class Server:
         word, given = hear(self.keeper)
         if word == "":
             self.stopping.set()  # the keeper is gone, and with it everything else
+            self._going.set()
             asyncio.get_running_loop().remove_reader(self.keeper.fileno())
         elif word == "launcher" and given is not None:
             if self._is_open:

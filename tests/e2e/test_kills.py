@@ -146,6 +146,33 @@ def test_keeper_killed_leaves_nothing(own: House, tmp_path: Path) -> None:
         assert after.invoke("f", {"x": 2}).json == {"x": 2}
 
 
+@pytest.mark.parametrize("later_ms", [0, 10, 40, 150, 400])
+def test_keeper_killed_in_an_upgrade_leaves_nothing(own: House, later_ms: int) -> None:
+    """Whoever was just being started, and has not told the kernel yet with whom it ends, ends too."""
+    before = tree(own.process.pid)
+    own.process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + 30
+    while not any(is_server(pid) for pid in tree(own.process.pid) - before):
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    time.sleep(later_ms / 1000)
+    pids = tree(own.process.pid)
+    own.process.kill()
+    own.process.wait()
+    until = time.monotonic() + 30
+    while any(alive(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def is_server(pid: int) -> bool:
+    """Tell whether a process is a server, by its command line."""
+    try:
+        return b"pyfaas-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def test_graceful_stop_leaves_nothing(tmp_path: Path) -> None:
     """A stop lets running calls finish and leaves no process, cgroup or mount."""
     mounts = Path("/proc/self/mountinfo").read_text()
