@@ -148,6 +148,7 @@ class Keeper:
         self.coming: Team | None = None
         self.old: Team | None = None
         self.stage, self.until = Stage.NONE, 0.0
+        self._is_behind = False  # a wait within a pause has heard of ends that nobody has seen to
         self._surveying: Surveying | None = None
         self._way: socket.socket | None = None  # our copy of where the old server sends its connections
 
@@ -240,7 +241,9 @@ class Keeper:
             for team in self._teams():
                 if team.end.fileno() >= 0:
                     selector.register(team.end, selectors.EVENT_READ)
-            selector.select(self._patience(seconds))
+            # Whoever ended during a pause was heard of there, and is yet to be seen to.
+            selector.select(0.0 if self._is_behind and seconds is None else self._patience(seconds))
+        self._is_behind = seconds is not None
         if self.manager.beat_s is not None:
             self.manager.tell("WATCHDOG=1")
         for team in self._teams():
@@ -391,7 +394,9 @@ class Keeper:
             return
         is_alone = coming.launcher.poll() is not None
         status = coming.server.wait(_LAUNCHER_ENDS_S) if is_alone else coming.server.poll()  # of two ends its is the cause
-        if status is not None:
+        if status is not None and status < 0 and self.stage is Stage.OPENING:
+            self._begin_anew(status)
+        elif status is not None:
             self._give_up(f"the new server ended with status {status} before it was ready")
         elif is_alone:
             self._give_up("the new launcher ended")
@@ -410,6 +415,28 @@ class Keeper:
             tell(self.team.end, "resume")
         if not self.is_stopping:
             self._not_replaced(reason)
+
+    def _begin_anew(self, status: int) -> None:
+        """Start once more after a successor that was killed when it could already decide: the old one only finishes.
+
+        It may have answered, and read requests that nobody else can read again.
+        """
+        _say(f"pyfaas serve: the new server ended with status {status} as it began to serve; starting again")
+        coming, self.coming = self.coming, None
+        assert coming is not None  # noqa: S101 - asked by the caller
+        self._end(coming)
+        half = 1 - self._retire_old().half
+        self.team = start_team(replace(self.given, listen=self.listen.fileno()), self.program, half, self._tags(), None)
+
+    def _retire_old(self) -> Team:
+        """Let the old server finish what runs there; somebody else decides from now on."""
+        old, self.team = self.team, None
+        assert old is not None  # noqa: S101 - `serve` has started it
+        self._close_way()
+        self._to(Stage.NONE)
+        self.old, self.until = old, time.monotonic() + self.config.drain_seconds + _DRAIN_OVER_S
+        tell(old.end, "done")
+        return old
 
     def _close_way(self) -> None:
         if self._way is not None:
@@ -430,12 +457,9 @@ class Keeper:
 
     def _replaced(self) -> None:
         """The successor serves: let the old one finish."""
-        old, self.team, self.coming = self.team, self.coming, None
-        assert old is not None  # noqa: S101 - `serve` has started it
-        self._close_way()
-        self._to(Stage.NONE)
-        self.old, self.until = old, time.monotonic() + self.config.drain_seconds + _DRAIN_OVER_S
-        tell(old.end, "done")
+        coming, self.coming = self.coming, None
+        self._retire_old()
+        self.team = coming
         _say("pyfaas serve: upgraded; the old server finishes its calls")
         self.manager.tell("READY=1", "STATUS=serving")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.house import House, packed, started
-from tests.e2e.test_kills import alive, cgroups, tree
+from tests.e2e.test_kills import alive, cgroups, served_again, tree
 
 FUNCTION = """
 import time
@@ -299,6 +300,50 @@ def test_an_upgrade_that_fails_changes_nothing(own: House) -> None:
     assert own.call("GET", f"/v1/invocations/{job}?wait=20").json["state"] == "succeeded"
     upgrade(own)
     assert own.invoke("f", {"x": 3}).json == {"x": 3}
+
+
+@pytest.mark.parametrize("later_ms", [0, 5, 15, 30, 60, 120])
+def test_a_successor_killed_as_it_opens(own: House, later_ms: int) -> None:
+    """Whatever it had read by then, each call ends in an answer or a closed connection, and everybody is served again."""
+    waited: list[str] = []
+    stop = threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            try:
+                own.call("POST", "/v1/functions/f/invoke", "{}", timeout=25.0)
+            except TimeoutError:
+                waited.append("a call that nobody had")
+            except (OSError, http.client.HTTPException):
+                continue
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    before = tree(own.process.pid)
+    own.process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + 30
+    while (pid := opener(own, before)) is None:
+        assert time.monotonic() < until
+    time.sleep(later_ms / 1000)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    served_again(own)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert waited == []
+    served_again(own)
+    assert own.deploy("after", "def handler(event, context): return 1").json["state"] == "ready"
+
+
+def opener(house: House, before: set[int]) -> int | None:
+    """Return the new server once it has the database open."""
+    for pid in tree(house.process.pid) - before:
+        with contextlib.suppress(OSError):
+            if any(os.readlink(file).endswith("/pyfaas.db") for file in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
+    return None
 
 
 def test_nothing_stays(own: House) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,36 @@ def test_a_killed_launcher_is_replaced(kept: Kept) -> None:
     after = kept.children()
     assert after["server"] == before["server"]
     assert after["launcher"] != before["launcher"]
+
+
+def test_a_server_that_ends_during_a_pause_is_seen_to(kept: Kept) -> None:
+    """While the keeper waits before another launcher the server ends too: it is started again, and not when something else happens."""
+    for _ in range(4):  # each sooner than a launcher can have served: the keeper waits longer before the next
+        launcher = kept.children()["launcher"]
+        os.kill(launcher, signal.SIGKILL)
+        wait_for(lambda: launcher_of(kept) not in (None, launcher))
+    before = kept.children()
+    os.kill(before["launcher"], signal.SIGKILL)
+    assert gone(before["launcher"])
+    os.kill(before["server"], signal.SIGKILL)
+    assert gone(before["server"])
+    assert kept.ask("who") != before["server"]
+
+
+def launcher_of(kept: Kept) -> int | None:
+    """Return the launcher; None when there is none, or a child ended while it was looked at."""
+    try:
+        return kept.children().get("launcher")
+    except OSError:
+        return None
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_killed_keeper_takes_everything_along(kept: Kept) -> None:
