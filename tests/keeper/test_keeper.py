@@ -74,15 +74,20 @@ def test_a_killed_launcher_is_replaced(kept: Kept) -> None:
 def test_a_server_that_ends_during_a_pause_is_seen_to(kept: Kept) -> None:
     """While the keeper waits before another launcher the server ends too: it is started again, and not when something else happens."""
     for _ in range(4):  # each sooner than a launcher can have served: the keeper waits longer before the next
-        launcher = kept.children()["launcher"]
-        os.kill(launcher, signal.SIGKILL)
-        wait_for(lambda: launcher_of(kept) not in (None, launcher))
+        kill_launcher(kept)
     before = kept.children()
     os.kill(before["launcher"], signal.SIGKILL)
     assert gone(before["launcher"])
     os.kill(before["server"], signal.SIGKILL)
     assert gone(before["server"])
     assert kept.ask("who") != before["server"]
+
+
+def kill_launcher(kept: Kept) -> None:
+    """Kill the launcher, and wait until there is another."""
+    launcher = kept.children()["launcher"]
+    os.kill(launcher, signal.SIGKILL)
+    wait_for(lambda: launcher_of(kept) not in (None, launcher))
 
 
 def launcher_of(kept: Kept) -> int | None:
