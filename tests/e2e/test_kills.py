@@ -74,11 +74,9 @@ def tree(root: int) -> set[int]:
     while todo:
         pid = todo.pop()
         found.add(pid)
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            try:
-                todo += [int(child) for child in task.read_text().split()]
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):  # it ended while it was looked at
+            for task in os.listdir(f"/proc/{pid}/task"):
+                todo += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
     return found
 
 
