@@ -127,7 +127,10 @@ class House:
         """Return the pids of the launcher and the server, by what they are."""
         found: dict[str, int] = {}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:  # it ended while it was looked at
+                continue
             found["launcher" if "launcher" in line and "server" not in line else "server"] = int(pid)
         return found
 
