@@ -49,10 +49,11 @@ from sandbox.host.spawn import memory_file
 _REFUSES = 78  # EX_CONFIG of sysexits.h: said by a server that another try would not help
 _BACK_OFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 30.0
-_SOON_S = 0.5  # a server that had served does so again within two seconds, whatever kills it, and however often
+_SOON_S = 0.5  # what had served, or was killed, does so again within two seconds, whatever kills it, and however often
 _LAUNCHER_SERVES_S = 1.0  # a launcher that lived for so long had come up
 _FIRST_TRIES = 3  # of a server that was never ready: a defect, which more tries would only hide
 _LAUNCHER_ENDS_S = 5.0
+_CAUSE_S = 0.5  # a launcher ends at once when its server does: so long until that one's end is known, as the cause
 _SURVEY_S = 60.0
 _DRAIN_OVER_S = 15.0  # an old server's own end, after its drain
 _SELF = "PYFAAS_KEEPER"  # what this program is to a keeper that executed it: `survey:DESCRIPTOR` or `resume:DESCRIPTOR`
@@ -275,10 +276,11 @@ class Keeper:
         return [team.tag for team in self._teams() if team.launcher.poll() is None]
 
     def _restart_launcher(self, team: Team) -> None:
-        if not self.is_told and team.server.wait(_LAUNCHER_ENDS_S) is not None:
+        if not self.is_told and team.server.wait(_CAUSE_S) is not None:
             return  # of two ends the server's is the cause, and has been said
         lived = time.monotonic() - team.launcher_since
-        self._pause(self.launcher_tries.after(lived, has_served=lived > _LAUNCHER_SERVES_S))
+        was_killed = (team.launcher.poll() or 0) < 0  # one that cannot come up says so, and leaves with a status
+        self._pause(self.launcher_tries.after(lived, has_served=was_killed or lived > _LAUNCHER_SERVES_S))
         if self.is_stopping or team is not self.team or team.server.poll() is not None:
             return
         tag = new_tag()
@@ -393,7 +395,7 @@ class Keeper:
         if coming is None:
             return
         is_alone = coming.launcher.poll() is not None
-        status = coming.server.wait(_LAUNCHER_ENDS_S) if is_alone else coming.server.poll()  # of two ends its is the cause
+        status = coming.server.wait(_CAUSE_S) if is_alone else coming.server.poll()  # of two ends its is the cause
         if status is not None and status < 0 and self.stage is Stage.OPENING:
             self._begin_anew(status)
         elif status is not None:
