@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyfaas.adapters import archive
+from pyfaas.adapters.bundles import sync_directory
 from pyfaas.adapters.sqlite.copying import examine
 from pyfaas.adapters.sqlite.schema import MIGRATIONS
 from pyfaas.adapters.unpacking import Head, Unpacking, newer
@@ -113,7 +114,7 @@ def _move(made: Path, data: Path) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise _not_empty(data, "something new") from error
         raise PyfaasError(Code.INTERNAL, f"{data} cannot be made: {error.strerror}") from error
-    _sync(data.parent)
+    sync_directory(data.parent)
 
 
 def _move_up(made: Path, data: Path) -> None:
@@ -124,19 +125,11 @@ def _move_up(made: Path, data: Path) -> None:
         if new:
             raise _not_empty(data, min(new))
         for path in sorted(made.iterdir(), key=lambda path: path.name == archive.DATABASE):
-            _sync(data)  # what was moved before is on the disk before the database is
+            sync_directory(data)  # what was moved before is on the disk before the database is
             path.rename(data / path.name)
         data.chmod(0o700)
-        _sync(data)
+        sync_directory(data)
     except BlockingIOError:
         raise _not_empty(data, "lock") from None
     finally:
         os.close(lock)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

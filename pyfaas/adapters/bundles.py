@@ -89,7 +89,7 @@ class BundleDirectory:
                 temporary.rename(file)
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
     def _refuse_below_reserve(self, size: int) -> None:
         found = os.statvfs(self._directory)
@@ -113,7 +113,7 @@ class BundleDirectory:
             with self._turn:
                 if not (keeps_fresh and any(file.stem in fresh for fresh in self._fresh)):
                     file.unlink(missing_ok=True)
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
 
 
 @contextlib.contextmanager
@@ -137,7 +137,8 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Bring what was made, moved or removed in a directory to the disk; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
