@@ -210,87 +210,88 @@ def test_annotations_that_are_text_are_understood(house: House, tmp_path: Path) 
     ]
 
 
+FULL = (
+    """
+    import abc, collections, contextlib, functools, logging, re, typing
+    import pyfaas
+    app = pyfaas.App("full")
+    log = logging.getLogger(__name__)
+    PATTERN = re.compile(r"(\\d+)")
+    Pair = collections.namedtuple("Pair", "left right")
+    T = typing.TypeVar("T")
+    half = functools.partial(lambda by, n: n / by, 2)
+    """,
+    """
+    @functools.lru_cache(maxsize=5)
+    def fibonacci(n):
+        return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+    @functools.cache
+    def model():
+        print("loading")
+        return {"weights": [1, 2]}
+
+    class Shape(abc.ABC):
+        made = 0
+        @abc.abstractmethod
+        def area(self): ...
+        @classmethod
+        def make(cls, *sizes):
+            Shape.made += 1
+            return cls(*sizes)
+
+    class Square(Shape):
+        def __init__(self, side): self.side = side
+        def area(self): return self.side ** 2
+        @property
+        def twice(self): return super().__class__.__name__ and self.area() * 2
+        @staticmethod
+        def name(): return "square"
+
+    class Stack(typing.Generic[T]):
+        def __init__(self): self.items: list[T] = []
+
+    def loud(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return [function(*args, **kwargs), "!"]
+        return wrapper
+
+    @contextlib.contextmanager
+    def held(n):
+        yield n
+    """,
+    """
+    @app.function()
+    @loud
+    def everything(n: int, *, text: str = "a12") -> list:
+        log.warning("seen %s", n)
+        with held(n) as inside:
+            return [fibonacci(20), model(), model()["weights"], Square.make(3).area(), Square(2).twice, Square.name(), Shape.made,
+                    PATTERN.findall(text), Pair(1, 2).right, half(9), type(Stack[int]()).__name__, inside]
+
+    @app.function()
+    @functools.lru_cache
+    def cached(n):
+        print("computing", n)
+        return n * 2
+
+    with app.run():
+        print(everything.remote(1), everything.remote(2, text="7")[0][7])
+        print(list(cached.map([1, 1, 1], concurrency=1)), [l["line"] for l in app.client.logs(app.published("cached"))])
+        print([l["line"] for l in app.client.logs(app.published("everything"))])
+        try:
+            everything.remote("1")
+        except pyfaas.InvalidRequest as error:
+            print(error)
+    print(fibonacci(30), everything(1)[1])
+    """,
+)
+
+
 def test_what_notebooks_are_full_of(house: House, tmp_path: Path) -> None:
     """Caches, loggers, patterns, partials, inheritance, named tuples, decorators of one's own: they travel, and work."""
-    ran = kernel(
-        house,
-        tmp_path,
-        """
-        import abc, collections, contextlib, functools, logging, re, typing
-        import pyfaas
-        app = pyfaas.App("full")
-        log = logging.getLogger(__name__)
-        PATTERN = re.compile(r"(\\d+)")
-        Pair = collections.namedtuple("Pair", "left right")
-        T = typing.TypeVar("T")
-        half = functools.partial(lambda by, n: n / by, 2)
-        """,
-        """
-        @functools.lru_cache(maxsize=5)
-        def fibonacci(n):
-            return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
-
-        @functools.cache
-        def model():
-            print("loading")
-            return {"weights": [1, 2]}
-
-        class Shape(abc.ABC):
-            made = 0
-            @abc.abstractmethod
-            def area(self): ...
-            @classmethod
-            def make(cls, *sizes):
-                Shape.made += 1
-                return cls(*sizes)
-
-        class Square(Shape):
-            def __init__(self, side): self.side = side
-            def area(self): return self.side ** 2
-            @property
-            def twice(self): return super().__class__.__name__ and self.area() * 2
-            @staticmethod
-            def name(): return "square"
-
-        class Stack(typing.Generic[T]):
-            def __init__(self): self.items: list[T] = []
-
-        def loud(function):
-            @functools.wraps(function)
-            def wrapper(*args, **kwargs):
-                return [function(*args, **kwargs), "!"]
-            return wrapper
-
-        @contextlib.contextmanager
-        def held(n):
-            yield n
-        """,
-        """
-        @app.function()
-        @loud
-        def everything(n: int, *, text: str = "a12") -> list:
-            log.warning("seen %s", n)
-            with held(n) as inside:
-                return [fibonacci(20), model(), model()["weights"], Square.make(3).area(), Square(2).twice, Square.name(), Shape.made,
-                        PATTERN.findall(text), Pair(1, 2).right, half(9), type(Stack[int]()).__name__, inside]
-
-        @app.function()
-        @functools.lru_cache
-        def cached(n):
-            print("computing", n)
-            return n * 2
-
-        with app.run():
-            print(everything.remote(1), everything.remote(2, text="7")[0][7])
-            print(list(cached.map([1, 1, 1], concurrency=1)), [l["line"] for l in app.client.logs(app.published("cached"))])
-            print([l["line"] for l in app.client.logs(app.published("everything"))])
-            try:
-                everything.remote("1")
-            except pyfaas.InvalidRequest as error:
-                print(error)
-        print(fibonacci(30), everything(1)[1])
-        """,
-    )
+    ran = kernel(house, tmp_path, *FULL)
     assert (ran.status, ran.errors) == (0, "seen 1\n"), ran.errors
     first = [6765, {"weights": [1, 2]}, [1, 2], 9, 8, "square", 1, ["12"], 2, 4.5, "Stack", 1]
     assert ran.out[0] == f"{[first, '!']} ['7']"
