@@ -88,6 +88,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def left_of(pids: set[int], seconds: float = 60.0) -> list[int]:
+    """Wait until none of these processes lives; returns those that still do."""
+    until = time.monotonic() + seconds
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until:
+        time.sleep(0.01)
+    return left
+
+
 def cgroups(house: House) -> set[str]:
     """Return the cgroups of a server in all hierarchies; others may run on this machine and come and go."""
     prefix = f"pyfaas-{hashlib.sha256(str(house.data).encode()).hexdigest()[:8]}-"
@@ -134,10 +142,7 @@ def test_keeper_killed_leaves_nothing(own: House, tmp_path: Path) -> None:
     pids = tree(own.process.pid)
     own.process.kill()
     own.process.wait()
-    until = time.monotonic() + 10
-    while any(alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not [pid for pid in pids if alive(pid)]
+    assert left_of(pids) == []
     with started(tmp_path / "data") as after:
         for job in queued:
             assert after.call("GET", f"/v1/invocations/{job}?wait=20").json["state"] == "succeeded"
@@ -157,10 +162,7 @@ def test_keeper_killed_in_an_upgrade_leaves_nothing(own: House, later_ms: int) -
     pids = tree(own.process.pid)
     own.process.kill()
     own.process.wait()
-    until = time.monotonic() + 30
-    while any(alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not [pid for pid in pids if alive(pid)]
+    assert left_of(pids) == []
 
 
 def is_server(pid: int) -> bool:

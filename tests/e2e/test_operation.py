@@ -20,7 +20,7 @@ import pytest
 
 from sandbox.launcher import cgroups as groups
 from tests.e2e.house import REPOSITORY, House, given_up, needs_cgroups, started
-from tests.e2e.test_kills import SOURCE, alive, cgroups, served_again, tree, wait_until_running
+from tests.e2e.test_kills import SOURCE, alive, cgroups, left_of, served_again, tree, wait_until_running
 from tests.e2e.test_sweep import is_init
 from tests.e2e.test_upgrade import head, said
 
@@ -88,7 +88,7 @@ def test_a_second_signal(own: House) -> None:
     assert own.process.wait(_ENOUGH_S) == 1
     thread.join()
     assert answers == [None]
-    assert gone(pids)
+    assert left_of(pids) == []
     assert cgroups(own) == set()
 
 
@@ -131,7 +131,7 @@ def test_a_start_after_everything_was_killed(own: House, tmp_path: Path) -> None
             os.kill(pid, signal.SIGKILL)
     own.process.wait()
     thread.join()
-    assert gone(pids)
+    assert left_of(pids) == []
     (own.data / "staging/sleft").mkdir()
     (own.data / "staging/sleft/file").write_text("x")
     with started(tmp_path / "data") as after:
@@ -230,11 +230,3 @@ def _more(before: dict[str, int], after: dict[str, int]) -> bool:
     vms = max(0, after["vms"] - before["vms"])
     allowed = {"launcher": 15 * vms, "server": 30 * vms, "groups": vms}
     return any(after[name] > before[name] + allowed.get(name, 0) for name in before if name != "vms")
-
-
-def gone(pids: set[int]) -> bool:
-    """Wait until none of these lives."""
-    until = time.monotonic() + _ENOUGH_S
-    while any(alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.01)
-    return not any(alive(pid) for pid in pids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.launcher import cgroups
 from tests.e2e.house import House, running
+from tests.e2e.ordinary import group_of, home_of
 
 UID = 64_123
 PROBE = """
@@ -33,25 +32,14 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="becoming another user 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return a directory of the ordinary user's."""
-    made = tmp_path / "home"
-    made.mkdir()
-    os.chown(made, UID, UID)
-    return made
+    return home_of(UID, tmp_path)
 
 
 @pytest.fixture
 def group() -> Iterator[str]:
     """Hand a cgroup subtree to the user in every hierarchy."""
-    name = f"pyfaas-test-{os.getpid()}"
-    paths = [Path(base, name) for base in cgroups.detect().bases()]
-    for path in paths:
-        path.mkdir()
-        for entry in (path, *path.iterdir()):
-            os.chown(entry, UID, UID)
-    yield name
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
+    with group_of(UID) as name:
+        yield name
 
 
 def command(home: Path, group: str, *options: str) -> list[str]:

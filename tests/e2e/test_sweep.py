@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.house import Answer, House, packed, started
-from tests.e2e.test_kills import alive, cgroups, tree
+from tests.e2e.test_kills import cgroups, left_of, tree
 
 _SEED = 20
 _ENOUGH_S = 90.0
@@ -300,10 +300,7 @@ def _check_acknowledged(house: House, ledger: Ledger) -> None:
 
 
 def _check_host(victims: Victims) -> None:
-    until = time.monotonic() + _ENOUGH_S
-    while [pid for pid in victims.pids if alive(pid)] and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not [pid for pid in victims.pids if alive(pid)]
+    assert left_of(victims.pids) == []
     assert cgroups(victims.house) == set()
     assert str(victims.data) not in Path("/proc/self/mountinfo").read_text()
     assert [path.name for name in ("staging", "run") for path in (victims.data / name).iterdir()] == []

@@ -20,6 +20,7 @@ import pytest
 from sandbox import SandboxExecutor, WorkerDied
 from sandbox.launcher import cgroups
 from sandbox.spec import Fate
+from tests.e2e.ordinary import group_of, home_of
 from tests.sandbox.rig import is_alive
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -239,25 +240,14 @@ with pool:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return a directory of the ordinary user's."""
-    made = tmp_path / "home"
-    made.mkdir()
-    os.chown(made, UID, UID)
-    return made
+    return home_of(UID, tmp_path)
 
 
 @pytest.fixture
 def group() -> Iterator[str]:
     """Hand a cgroup subtree to the user in every hierarchy."""
-    name = f"pyfaas-test-executor-{os.getpid()}"
-    paths = [Path(base, name) for base in cgroups.detect().bases()]
-    for path in paths:
-        path.mkdir()
-        for entry in (path, *path.iterdir()):
-            os.chown(entry, UID, UID)
-    yield name
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
+    with group_of(UID) as name:
+        yield name
 
 
 def as_user(home: Path, group: str, weaker: str) -> subprocess.CompletedProcess[str]:
