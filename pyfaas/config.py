@@ -57,6 +57,12 @@ class Config:
     drain_seconds: int = _option(30, "how long a stop waits for running calls")
     async_workers: int = _option(16, "asynchronous runs at once")
     builds: int = _option(2, "preparations at once")
+    preload: bool = _option(True, "prepare and load a version when it is published; false: when it is first named")
+    download_to: str = _option(
+        "second-container", "where a new version's code goes beside the one that runs: second-container, instance-cache, same-container or near-store"
+    )
+    code_cache: int = _option(256 << 20, "code that one VM keeps in its own memory, bytes")
+    grace_seconds: int = _option(60, "an idle container of a version that was left stays so long, for going back at once")
     debug: bool = _option(False, "tell in a response header which VM and container answered, and why")
 
 

@@ -79,6 +79,22 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StalePolicy:
+    """Whether, and how far, an older version may answer for the one that was named; None: this level says nothing of it.
+
+    Said by account, function, release alias and request, and merged by `decisions/staleness.py`. Times are milliseconds
+    since the pointer moved, `stale_percent` is a share of the answers since then.
+    """
+
+    stale: str | None = None  # allow | forbid
+    max_stale_time_ms: int | None = None
+    max_stale_requests: int | None = None
+    stale_percent: int | None = None
+    min_version: int | None = None
+    max_wait_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """An owner of functions; the unit of isolation."""
 
@@ -86,6 +102,7 @@ class Account:
     name: str
     network: bool = True
     created: float
+    policy: StalePolicy = field(default_factory=StalePolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,18 +157,12 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(StalePolicy):
     """Settings of a function, in force at once for all its versions."""
 
     concurrency: int = 20
     public: bool = False
     idempotent: bool = False
-    stale: str = "allow"
-    max_stale_time_ms: int | None = None
-    max_stale_requests: int | None = None
-    stale_percent: int | None = None
-    min_version: int | None = None
-    max_wait_ms: int = 120_000
     retries: Retries = field(default_factory=Retries)
 
 
@@ -198,7 +209,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointerMove:
-    """One move of `latest` or of a release alias; `weights` maps further versions to whole percents."""
+    """One move of `latest` or of a release alias; `weights` maps one further version to its whole percents."""
 
     function: FunctionId
     pointer: str
@@ -206,6 +217,69 @@ class PointerMove:
     version: int
     at: float
     weights: Mapping[int, int] = field(default_factory=dict)
+    policy: StalePolicy = field(default_factory=StalePolicy)
+
+
+class CanaryState(StrEnum):
+    """Where a canary stands; all but waiting and running are ends."""
+
+    WAITING = "waiting"  # for its version to be ready
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    BACK = "back"
+    ENDED = "ended"  # by a move of somebody's hand, or a version that failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A release alias on its way from `base` (None: it named nothing) to `version`, a step of weight at a time.
+
+    `percent` is the first step's weight; 100 goes there at once. `since` is when the step began (seconds since the epoch), `runs` and
+    `faults` count executed runs of `version` since the canary began; `seq` is the pointer move that it made last.
+    """
+
+    function: FunctionId
+    pointer: str
+    version: int
+    base: int | None
+    state: CanaryState
+    percent: int = 100
+    promote_after_ms: int = 0
+    error_budget: float = 1.0  # percent of the runs
+    step: int = 0
+    since: float = 0.0
+    runs: int = 0
+    faults: int = 0
+    seq: int = 0
+    reason: str = ""
+
+
+class EventKind(StrEnum):
+    """What is told of a function's versions."""
+
+    STORED = "stored"
+    PREPARING = "preparing"  # detail: step (fetch | lock | install | compile | probe), done, total
+    PREPARED = "prepared"
+    FAILED = "failed"  # detail: code, message
+    DOWNLOADED = "downloaded"  # detail: target, vm, bytes
+    FIRST_RUN = "first_run"  # the first run of a version since a pointer named it
+    CUT_OVER = "cut_over"  # detail: pointer
+    OLD_GONE = "old_gone"  # its last container ended
+    MOVED = "moved"  # detail: pointer, version, weights
+    ROLLED_BACK = "rolled_back"  # detail: pointer, from, reason
+    PROMOTED = "promoted"  # detail: pointer
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a version, for whoever watches a deploy."""
+
+    at: float
+    function: FunctionId
+    version: int
+    kind: EventKind
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,7 +205,7 @@ class Dispatcher:
             entry.versions[route.requested].state,
             route.substitutes,
             {n: self._supply(entry, n) for n in (route.requested, *route.substitutes)},
-            may_be_stale=wanted == "allow" and settings.stale == "allow",
+            may_be_stale=wanted == "allow" and settings.stale != "forbid",
             is_cut_over=is_cut,
         )
         return route, decision, is_cut
@@ -233,7 +233,7 @@ class Dispatcher:
         if version.state is VersionState.FAILED:
             asyncio.get_running_loop().call_soon(self._finish, call, self.finisher.version_failed(call, version))
             return
-        until = now + call.entry.function.settings.max_wait_ms / 1000
+        until = now + (call.entry.function.settings.max_wait_ms or 120_000) / 1000
         if call.expires:
             until = min(until, call.expires)
         self._awaiting.setdefault((version.function, version.number), []).append((call, until))

@@ -12,14 +12,14 @@ from typing import Any
 
 from pyfaas.decisions.access import check_token
 from pyfaas.errors import Code, PyfaasError, not_found
-from pyfaas.model import Account, AccountId, Caller, Function, FunctionId, PointerMove, Token, Version
+from pyfaas.model import Account, AccountId, Caller, Function, FunctionId, Outcome, PointerMove, Token, Version
 from pyfaas.ports import Snapshot
 
 
 class Entry:
     """A function with its versions and pointers, and what the dispatcher keeps beside it."""
 
-    __slots__ = ("cut", "function", "highest", "moves", "routes", "running", "versions", "watchers")
+    __slots__ = ("counted", "cut", "function", "highest", "moves", "routes", "running", "versions", "watchers")
 
     def __init__(self, function: Function) -> None:
         """Begin without versions."""
@@ -30,6 +30,7 @@ class Entry:
         self.cut: dict[str, int] = {}  # pointer → version whose cut-over is complete
         self.routes: dict[str | None, Any] = {}  # qualifier → lane, for calls that need no decision
         self.running = 0  # runs admitted now, of the function's own tenant key
+        self.counted: Callable[[int, Outcome], None] | None = None  # a canary counts: told of each run's executed version and outcome
         self.watchers: set[Callable[[], None]] = set()  # who waits for a change of its versions or pointers
 
     def newest(self) -> Version | None:
