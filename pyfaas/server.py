@@ -209,10 +209,10 @@ class Server:
         of such a version begins its preparation at once.
         """
         for entry in registry.entries.values():
-            for pointer in entry.moves:
-                number = entry.current(pointer)
-                if number is not None and (version := entry.versions.get(number)) and version.state is VersionState.READY:
-                    entry.cut[pointer] = number
+            for number, version in entry.versions.items():
+                if version.state is VersionState.READY:
+                    for pointer in entry.pointers_to(number):
+                        entry.cut_over(pointer, number)
         self._resuming = asyncio.get_running_loop().call_later(_RESUMED_S, self._resume_preparations, publisher)
 
     def _resume_preparations(self, publisher: Publisher) -> None:

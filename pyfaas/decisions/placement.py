@@ -13,7 +13,7 @@ Nothing here does I/O or reads a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -85,6 +85,7 @@ class PoolLimits:
     max_containers: int = 4000
     per_vm: int = 64
     idle_seconds: float = 300.0
+    grace_seconds: float = 60.0
 
 
 class Pool:
@@ -248,10 +249,13 @@ class Pool:
         self._assigned = [at for at in self._assigned if at > now - 5.0]
         return min(self.limits.warm_ceiling, self.limits.warm + len(self._assigned) // 5)
 
-    def aged(self, now: float) -> tuple[list[Slot], list[str]]:
-        """Return idle containers to end and, apart, active VMs that have had only a blank for as long."""
-        before = now - self.limits.idle_seconds
-        slots = [s for stack in self.idle.values() for s in stack if s.since < before]
+    def aged(self, now: float, left: Collection[Lane] = ()) -> tuple[list[Slot], list[str]]:
+        """Return idle containers to end and, apart, active VMs that have had only a blank for as long.
+
+        Those of versions that were `left` go after the grace.
+        """
+        before, grace = now - self.limits.idle_seconds, now - self.limits.grace_seconds
+        slots = [s for (_, lane), stack in self.idle.items() for s in stack if s.since < (grace if lane in left else before)]
         vms = [
             vm.id
             for vm in self.vms.values()

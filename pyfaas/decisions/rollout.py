@@ -13,7 +13,7 @@ class Supply(IntEnum):
     """What a tenant key has of a version; higher is better."""
 
     NONE = 0
-    CACHED = 1
+    CACHED = 1  # its code lies in a VM of the tenant key
     BUSY = 2
     TEMPLATE = 3
     FREE = 4
@@ -26,6 +26,7 @@ class Answer(Enum):
     OLD = "old"  # a substitute, with this request's arguments
     WAIT = "wait"  # joins the preparation that runs
     INIT_ERROR = "init_error"  # the named version failed
+    NOT_READY = "not_ready"  # it has waited as long as it may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +47,13 @@ def decide(
     *,
     may_be_stale: bool,
     is_cut_over: bool,
+    has_waited: bool = False,
 ) -> Decision:
     """Decide which version serves; `supply` tells of the named version and its substitutes, missing means none.
 
-    `substitutes` are ready, best first. `may_be_stale` is the merged policy; once the cut-over is done the named
-    version is the only one. Deleted or unknown versions never get here: routing refuses them.
+    `substitutes` are ready, best first. `may_be_stale` is the merged policy with its limits; once the cut-over is done the
+    named version is the only one. `has_waited`: the request joined a preparation, and its wait is over. Deleted or
+    unknown versions never get here: routing refuses them.
     """
     is_ready = state is VersionState.READY
     mine = supply.get(requested, Supply.NONE)
@@ -59,12 +62,10 @@ def decide(
     prepare = state is VersionState.STORED
     if may_be_stale and substitutes:
         best = max(substitutes, key=lambda n: supply.get(n, Supply.NONE))  # the first of the best: max keeps order
-        if supply.get(best, Supply.NONE) > mine and state is not VersionState.FAILED:
+        if not is_ready or supply.get(best, Supply.NONE) > mine:
             return Decision(answer=Answer.OLD, version=best, prepare=prepare, load=is_ready)
-        if not is_ready:
-            return Decision(answer=Answer.OLD, version=best, prepare=prepare)
-    if state is VersionState.FAILED:
-        return Decision(answer=Answer.INIT_ERROR, version=requested)
     if is_ready:
         return Decision(answer=Answer.NEW, version=requested)
-    return Decision(answer=Answer.WAIT, version=requested, prepare=prepare)
+    if state is VersionState.FAILED:
+        return Decision(answer=Answer.INIT_ERROR, version=requested)
+    return Decision(answer=Answer.NOT_READY if has_waited else Answer.WAIT, version=requested, prepare=prepare)

@@ -8,17 +8,20 @@ not ready yet *await* its preparation. All others go to the fleet. One tick of 2
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
 from pyfaas.calls import Request, Result, Sink
 from pyfaas.config import Config
-from pyfaas.decisions import rollout, routing
+from pyfaas.decisions import rollout, routing, staleness
 from pyfaas.decisions.quota import Admission, admit
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import AccountId, FunctionId, Outcome, TenantKey, Version, VersionState
+from pyfaas.model import AccountId, EventKind, FunctionId, Outcome, TenantKey, Version, VersionState
 from pyfaas.ports import Clock
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.fleet import Fleet, expired
@@ -30,6 +33,17 @@ from pyfaas.service.session import Doom
 TICK_S = 0.02
 _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
 _PRELOAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What was decided for a request; `is_lasting` until something about the function changes."""
+
+    route: routing.Route
+    decision: rollout.Decision
+    policy: staleness.Merged
+    tally: staleness.Tally
+    is_lasting: bool
 
 
 class Dispatcher:
@@ -44,7 +58,7 @@ class Dispatcher:
         self.is_draining = False
         self.unrun: Counter[Outcome] = Counter()  # calls that were accepted and ended without having run
         self.throttled = 0
-        self._awaiting: dict[tuple[FunctionId, int], list[tuple[Call, float]]] = {}
+        self._awaiting: dict[tuple[FunctionId, int], list[Call]] = {}
         self._cutting: dict[Lane, None] = {}  # lanes that are being loaded beside the ones that run
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
@@ -66,7 +80,8 @@ class Dispatcher:
 
     def await_no_preparation(self) -> None:
         """Refuse the calls that wait for a preparation: it is no longer made here."""
-        self._awaiting = {key: [(call, 0.0) for call, _ in waiting] for key, waiting in self._awaiting.items()}
+        for call in itertools.chain.from_iterable(self._awaiting.values()):
+            call.waits_until = 0.0
 
     async def close(self) -> None:
         """Stop the tick and the fleet."""
@@ -91,7 +106,7 @@ class Dispatcher:
         for lane in list(self._cutting):  # what the old version keeps busy changes without a load
             self._lane_loaded(lane)
         if self._ticks % 50 == 0:
-            self.fleet.age(now)
+            self.fleet.age(now, {lane.key for lane in self.fleet.lanes.values() if self._is_left(lane)})
             self._sweep_waiting(now)
         self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
@@ -148,10 +163,7 @@ class Dispatcher:
     def _admit(self, call: Call, now: float) -> None:
         call.account.running += 1
         call.entry.running += 1
-        if call.lane is not None:
-            self.fleet.run(call, call.lane, now)
-        elif call.requested is not None:
-            self._await_preparation(call, call.entry.versions[call.requested], now)
+        self._go_on(call, now)
 
     def _admit_held(self, account: AccountLoad) -> None:
         """Admit what waited over a limit, a call of each function in turn."""
@@ -175,40 +187,53 @@ class Dispatcher:
         Raises not_found or gone.
         """
         entry = self._entry(request)
-        route, decision, _ = self._decide(request, entry, request.sticky_key or self.ids.next())
-        return route.requested, decision.version
+        choice = self._choose(request, entry, request.sticky_key or self.ids.next())
+        return choice.route.requested, choice.decision.version
 
-    def _route(self, call: Call, now: float) -> None:
+    def _route(self, call: Call, now: float, *, has_waited: bool = False) -> None:
         """Resolve the qualifier and decide which version serves; leaves `call.lane` None when it has to wait."""
         request, entry = call.request, call.entry
-        route, decision, is_cut = self._decide(request, entry, request.sticky_key or call.id)
-        call.requested = route.requested
+        choice = self._choose(request, entry, request.sticky_key or call.id, has_waited=has_waited)
+        route, decision = choice.route, choice.decision
+        call.requested, call.waits_until = route.requested, call.submitted + choice.policy.max_wait_ms / 1000
         if decision.prepare:
             self.prepare(entry, entry.versions[route.requested])
-        if decision.answer in (rollout.Answer.WAIT, rollout.Answer.INIT_ERROR):
+        if decision.answer not in (rollout.Answer.NEW, rollout.Answer.OLD):
             return
         call.lane = self.lane(entry, entry.versions[decision.version])
-        if decision.load:
-            self.fleet.preload(self.lane(entry, entry.versions[route.requested]), max(1, call.lane.busy))
-        if decision.answer is rollout.Answer.NEW and is_cut and not route.is_weighted and request.stale is None:
+        if decision.answer is rollout.Answer.OLD:
+            call.tally = choice.tally
+        elif choice.is_lasting and not route.is_weighted and request.stale is None:
             entry.routes[request.qualifier] = call.lane
+        if decision.load:
+            self.advance(entry, entry.versions[route.requested])
 
-    def _decide(self, request: Request, entry: Entry, key: str) -> tuple[routing.Route, rollout.Decision, bool]:
-        """Return what the qualifier names, which version serves, and whether its cut-over is complete."""
-        settings = entry.function.settings
-        route = routing.resolve(request.qualifier, entry.versions, entry.moves, key, settings.min_version)
-        pointer = route.pointer
-        is_cut = pointer is None or route.is_weighted or entry.cut.get(pointer) == route.requested
-        wanted = request.stale or ("allow" if pointer else "forbid")
+    def _choose(self, request: Request, entry: Entry, key: str, *, has_waited: bool = False) -> _Choice:
+        """Decide, and count the answer: a limit of old answers holds however many requests come at once."""
+        pointer = request.qualifier or routing.LATEST
+        moves = entry.moves.get(pointer)
+        levels = (moves[-1].policy, entry.function.settings) if moves else (entry.function.settings,)
+        account = self.registry.accounts[entry.function.account].policy
+        policy = staleness.merge((*levels, account), request.stale, is_pointer=bool(moves))
+        route = routing.resolve(request.qualifier, entry.versions, entry.moves, key, policy.min_version)
+        version = entry.versions[route.requested]
+        tally = entry.tallies.get(pointer)
+        if tally is None:
+            tally = entry.tallies[pointer] = staleness.Tally(moves[-1].at if moves else version.created)
+        is_cut = route.pointer is not None and entry.is_cut(pointer, route.requested)
         decision = rollout.decide(
             route.requested,
-            entry.versions[route.requested].state,
+            version.state,
             route.substitutes,
             {n: self._supply(entry, n) for n in (route.requested, *route.substitutes)},
-            may_be_stale=wanted == "allow" and settings.stale != "forbid",
+            may_be_stale=staleness.may_be_stale(policy, tally, self.clock.now()),
             is_cut_over=is_cut,
+            has_waited=has_waited,
         )
-        return route, decision, is_cut
+        if decision.answer is not rollout.Answer.WAIT:  # it is decided again when its wait is over
+            tally.total += 1
+            tally.stale += decision.answer is rollout.Answer.OLD
+        return _Choice(route, decision, policy, tally, is_lasting=is_cut or route.pointer is None)
 
     def lane(self, entry: Entry, version: Version) -> Lane:
         """Return the lane of a version under its owner's tenant key."""
@@ -225,59 +250,69 @@ class Dispatcher:
         if self.fleet.pool.idle.get((tenant, key)):
             return rollout.Supply.FREE
         lane = self.fleet.lanes.get((tenant, key))
-        return rollout.Supply.BUSY if lane is not None and lane.containers else rollout.Supply.NONE
+        return rollout.Supply.BUSY if lane is not None and lane.loaded else rollout.Supply.NONE
 
     # ---- preparation and cut-over
 
-    def _await_preparation(self, call: Call, version: Version, now: float) -> None:
+    def _await_preparation(self, call: Call, version: Version) -> None:
         if version.state is VersionState.FAILED:
             asyncio.get_running_loop().call_soon(self._finish, call, self.finisher.version_failed(call, version))
-            return
-        until = now + (call.entry.function.settings.max_wait_ms or 120_000) / 1000
-        if call.expires:
-            until = min(until, call.expires)
-        self._awaiting.setdefault((version.function, version.number), []).append((call, until))
+        else:
+            self._awaiting.setdefault((version.function, version.number), []).append(call)
 
     def prepared(self, entry: Entry, version: Version) -> None:
         """Take note that a version became ready or failed: whoever waited for it goes on."""
         now = self.clock.monotonic()
-        for call, _ in self._awaiting.pop((version.function, version.number), ()):
-            if call.is_done:
-                continue
-            if version.state is VersionState.READY:
-                self.fleet.run(call, self.lane(entry, version), now)
-            else:
-                self._finish(call, self.finisher.version_failed(call, version))
+        for call in self._awaiting.pop((version.function, version.number), ()):
+            if not call.is_done:
+                self._route(call, now)
+                self._go_on(call, now)
         if version.state is VersionState.READY:
             self.advance(entry, version)
 
+    def _go_on(self, call: Call, now: float) -> None:
+        """Run an admitted call, or let it wait for the version that it named."""
+        if call.lane is not None:
+            self.fleet.run(call, call.lane, now)
+        elif call.requested is not None:
+            self._await_preparation(call, call.entry.versions[call.requested])
+
     def advance(self, entry: Entry, version: Version) -> None:
         """Load a ready version beside the one that runs, so that its pointers can be cut over without a wait."""
-        if entry.pointers_to(version.number) and any(
-            lane.entry is entry and lane.version.number != version.number and lane.containers
-            for lane in self.fleet.lanes.values()
-        ):
-            lane = self.lane(entry, version)
+        if entry.is_settled(version.number) or (lane := self.lane(entry, version)) in self._cutting:
+            return
+        if self._others(lane):
             self._cutting[lane] = None
-            self.fleet.preload(lane, min(_PRELOAD, max(1, self._old_busy(lane))))
+            self.fleet.preload(lane, min(_PRELOAD, self._wanted(lane)))
             self._lane_loaded(lane)
         else:
             self._cut(entry, version)
 
     def _lane_loaded(self, lane: Lane) -> None:
         """Complete the cut-over once the new version has as many containers as the old one keeps busy."""
-        if lane in self._cutting and (lane.ahead == 0 or lane.containers - lane.coming - lane.promised >= max(1, self._old_busy(lane))):
+        if lane in self._cutting and (lane.ahead == 0 or lane.loaded >= self._wanted(lane)):
             del self._cutting[lane]
             lane.ahead = 0
             self._cut(lane.entry, lane.version)
 
     def _cut(self, entry: Entry, version: Version) -> None:
         for pointer in entry.pointers_to(version.number):
-            if entry.current(pointer) == version.number and entry.cut.get(pointer) != version.number:
+            if not entry.is_cut(pointer, version.number):
                 entry.cut_over(pointer, version.number)
+                self.fleet.tell(entry.function.id, version.number, EventKind.CUT_OVER, pointer=pointer)
 
-    def _old_busy(self, lane: Lane) -> int:
-        return sum(other.busy for other in self.fleet.lanes.values() if other.entry is lane.entry and other is not lane)
+    def _others(self, lane: Lane) -> list[Lane]:
+        return [other for other in self.fleet.lanes.values() if other.entry is lane.entry and other is not lane and other.containers]
+
+    def _wanted(self, lane: Lane) -> int:
+        """Return how many containers a version needs to take over: as many as the others keep busy, one for a weight's share."""
+        is_whole = any(lane.entry.current(pointer) == lane.version.number for pointer in lane.entry.pointers_to(lane.version.number))
+        return max(1, sum(other.busy for other in self._others(lane)) if is_whole else 1)
+
+    def _is_left(self, lane: Lane) -> bool:
+        """Whether no pointer names a version any more and whatever replaced it has taken over."""
+        entry = lane.entry
+        return not entry.pointers_to(lane.version.number) and all(entry.is_cut(p, m[-1].version) for p, m in entry.moves.items() if m)
 
     # ---- ending
 
@@ -285,9 +320,11 @@ class Dispatcher:
         if call.is_done:
             return
         call.is_done = True
-        account = call.account
+        account, entry = call.account, call.entry
         account.running -= 1
-        call.entry.running -= 1
+        entry.running -= 1
+        if entry.counted is not None and call.lane is not None:
+            entry.counted(call.lane.version.number, result.outcome)
         if account.held:
             self._admit_held(account)
         call.sink.done(result)
@@ -330,18 +367,27 @@ class Dispatcher:
             session.end(Doom(Outcome.CANCELLED, "the call was cancelled"))
 
     def _sweep_awaiting(self, now: float) -> None:
+        """Decide again for calls that waited for a preparation as long as they may."""
         for key, waiting in list(self._awaiting.items()):
-            late = [call for call, until in waiting if until <= now or call.is_done]
+            late = [call for call in waiting if call.is_done or min(call.waits_until, call.expires or math.inf) <= now]
             if not late:
                 continue
-            kept = [(call, until) for call, until in waiting if until > now and not call.is_done]
-            if kept:
-                self._awaiting[key] = kept
-            else:
+            self._awaiting[key] = [call for call in waiting if call not in late]
+            if not self._awaiting[key]:
                 del self._awaiting[key]
             for call in late:
                 if not call.is_done:
-                    self._finish(call, _not_ready(call, now))
+                    self._wait_is_over(call, now)
+
+    def _wait_is_over(self, call: Call, now: float) -> None:
+        if call.expires and call.expires <= now:
+            self._finish(call, expired(call, now))
+            return
+        self._route(call, now, has_waited=True)
+        if call.lane is not None:
+            self.fleet.run(call, call.lane, now)
+        else:
+            self._finish(call, _not_ready(call))
 
     def _sweep_waiting(self, now: float) -> None:
         """End calls that wait for a container or for a limit beyond their deadline."""
@@ -352,10 +398,9 @@ class Dispatcher:
                 self._give_up(call, expired(call, now))
 
 
-def _not_ready(call: Call, now: float) -> Result:
-    if call.expires and call.expires <= now:
-        return expired(call, now)
-    return refused(call, Code.NOT_READY, f"version {call.requested} is still being prepared", hint="see pyfaas versions NAME")
+def _not_ready(call: Call) -> Result:
+    message = f"version {call.requested} is still being prepared"
+    return refused(call, Code.NOT_READY, message, hint="see pyfaas versions NAME; max_wait says how long a call waits for it")
 
 
 def _throttled(limit: int) -> PyfaasError:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from pyfaas.calls import Result
 from pyfaas.config import Config
 from pyfaas.decisions.placement import Placement, Pool, PoolLimits, Slot, State, Step
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import FunctionId, Outcome, TenantKey
+from pyfaas.model import EventKind, FunctionId, Outcome, TenantKey
 from pyfaas.ports import Clock, Container, Workers
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.lane import Call, Lane
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _GRACE_S = 1.0  # between killing a container and giving its call up
 _SPARE_AFTER_S = 0.03  # forking takes a processor for some milliseconds: not while a first call runs
 _OPEN_AT_ONCE = 4
+_AHEAD_AT_ONCE = 2  # imports that nobody waits for: they take the processors from the calls that run
 _BACK_OFF_S = 1.0
 
 
@@ -48,6 +49,7 @@ class Fleet:
                 max_vms=config.max_vms,
                 max_containers=config.max_containers,
                 idle_seconds=config.idle_seconds,
+                grace_seconds=min(config.grace_seconds, config.idle_seconds),
             )
         )
         self.lanes: dict[tuple[TenantKey, tuple[FunctionId, int]], Lane] = {}
@@ -55,6 +57,7 @@ class Fleet:
         self.busy: dict[Session, None] = {}  # loading or running, for the sweep
         self.finish: Callable[[Call, Result], None]
         self.loaded: Callable[[Lane], None]
+        self.tell: Callable[..., None] = lambda *_args, **_detail: None  # (function, version, EventKind, **detail)
         self.cold: Counter[str] = Counter()  # calls whose container was loaded for them, by step of the cascade
         self._blanks: dict[str, Container] = {}
         self._starved: dict[Lane, None] = {}
@@ -75,11 +78,13 @@ class Fleet:
             self._start(self.sessions[slot.id], call, now)
         else:
             lane.waiting.append(call)
+            if call.requested != lane.version.number:
+                _stray(call)
             self.pump(lane)
 
     def pump(self, lane: Lane) -> None:
         """See that as many containers are coming as calls wait, and as are wanted ahead of calls."""
-        while lane.coming < len(lane.waiting) + lane.ahead:
+        while lane.coming < len(lane.waiting) + min(lane.ahead, _AHEAD_AT_ONCE):
             now = self.clock.monotonic()
             placement = self.pool.place(lane.tenant, lane.key, now)
             if placement.step is Step.IDLE and placement.slot is not None:
@@ -94,7 +99,7 @@ class Fleet:
 
     def preload(self, lane: Lane, count: int) -> None:
         """Load the lane's version into containers before a call needs them, `count` with those it has."""
-        lane.ahead = max(lane.ahead, count - lane.containers - lane.coming)
+        lane.ahead = max(lane.ahead, count - lane.loaded - lane.promised)
         self.pump(lane)
 
     def _no_room(self, lane: Lane, placement: Placement) -> None:
@@ -123,6 +128,7 @@ class Fleet:
         session = self.sessions[slot.id] = Session(slot, box, lane, self._loaded, self._finished)
         session.why = step.value
         lane.containers += 1
+        lane.loading += 1
         session.deadline = self.clock.monotonic() + lane.init_timeout_s
         self.busy[session] = None
 
@@ -231,6 +237,10 @@ class Fleet:
             self._occupy(session, call, now)
             self._start(session, call, now)
             return True
+        if lane.entry.straying and (stray := _take_stray(lane)) is not None:
+            self._occupy(session, stray, now)
+            self._start(session, stray, now)
+            return True
         session.why = ""
         self.pool.release(session.slot, now)
         self._feed()
@@ -241,7 +251,13 @@ class Fleet:
         if session.why:  # its first call since it was loaded
             call.why, call.init_s, session.why = session.why, now - session.slot.since, ""
             self.cold[call.why] += 1
+            self._tell_first_run(session.lane)
         session.slot.since = now
+
+    def _tell_first_run(self, lane: Lane) -> None:
+        if lane.version.number not in lane.entry.ran:
+            lane.entry.ran.add(lane.version.number)
+            self.tell(lane.version.function, lane.version.number, EventKind.FIRST_RUN)
 
     def _keep_promise(self, session: Session, call: Call, now: float) -> None:
         """Take note that the call which came with the order has begun."""
@@ -255,6 +271,7 @@ class Fleet:
         if session.doom is not None:
             return  # it was given up meanwhile; its end follows, and settles the rest
         now, lane, promised = self.clock.monotonic(), session.lane, session.promised
+        lane.loading -= 1
         took = now - session.slot.since
         if promised is None:
             lane.coming -= 1
@@ -313,13 +330,19 @@ class Fleet:
         self.sessions.pop(slot.id, None)
         self.pool.container_gone(slot.vm, slot.id)
         lane.containers -= 1
+        lane.loading -= was_loading
         if was_loading and not had_call:
             self._died_loading(session, ending, now)
         self.pump(lane)
         if not (lane.containers or lane.waiting or lane.coming):
-            self.lanes.pop((lane.tenant, lane.key), None)
-            lane.entry.routes.clear()
+            self._emptied(lane)
         self._feed()
+
+    def _emptied(self, lane: Lane) -> None:
+        self.lanes.pop((lane.tenant, lane.key), None)
+        lane.entry.routes.clear()
+        if not lane.entry.pointers_to(lane.version.number):
+            self.tell(lane.version.function, lane.version.number, EventKind.OLD_GONE)
 
     def _died_loading(self, session: Session, ending: Ending, now: float) -> None:
         """End the call that the container was loaded for, unless its end was ours: then the call waits for another."""
@@ -385,9 +408,9 @@ class Fleet:
             for _ in range(self.pool.refill(now)):
                 self._task(self._open_vm(None))
 
-    def age(self, now: float) -> None:
-        """End idle containers and VMs after their time."""
-        slots, vms = self.pool.aged(now)
+    def age(self, now: float, left: Collection[tuple[FunctionId, int]] = ()) -> None:
+        """End idle containers and VMs after their time; those of versions that were left sooner."""
+        slots, vms = self.pool.aged(now, left)
         for slot in slots:
             self._retire(slot)
         for vm in vms:
@@ -428,6 +451,29 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _stray(call: Call) -> None:
+    """Let the version that a call named take it as well, should that have a container first."""
+    straying = call.entry.straying
+    while straying and (straying[0].is_done or straying[0].session is not None):
+        straying.popleft()
+    straying.append(call)
+
+
+def _take_stray(lane: Lane) -> Call | None:
+    """Take a call that names this version and waits for an older one: it is no old answer then."""
+    straying = lane.entry.straying
+    wanted = (c for c in straying if c.requested == lane.version.number and c.session is None and not c.is_done)
+    call = next(wanted, None)
+    if call is None or call.lane is None or call not in call.lane.waiting:
+        return None
+    straying.remove(call)
+    call.lane.waiting.remove(call)
+    if call.tally is not None:
+        call.tally.stale -= 1
+        call.tally = None
+    return call
 
 
 def expired(call: Call, now: float) -> Result:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfaas.calls import Request, Sink
 from pyfaas.config import Config
+from pyfaas.decisions.staleness import Tally
 from pyfaas.model import AccountId, InvocationId, TenantKey, Version
 from pyfaas.ports import Mounted
 from sandbox.spec import Limits
@@ -62,7 +63,13 @@ class Lane:
         self.ahead = 0  # containers wanted before a call asks for them: a version is loaded beside the one that runs
         self.busy = 0
         self.containers = 0
+        self.loading = 0  # of the containers, those that have not said yet that they loaded
         self.is_dropped = False  # the version was removed: containers end after their run
+
+    @property
+    def loaded(self) -> int:
+        """How many containers have its code, as far as is known: a promised one is counted when it has begun."""
+        return self.containers - self.loading
 
 
 def mounts_of(version: Version) -> tuple[Mounted, ...]:
@@ -117,6 +124,8 @@ class Call:
         "sink",
         "started",
         "submitted",
+        "tally",
+        "waits_until",
         "why",
     )
 
@@ -140,6 +149,8 @@ class Call:
         self.requested: int | None = None
         self.submitted, self.started, self.init_s = now, 0.0, 0.0
         self.expires = now + request.timeout_ms / 1000 if request.timeout_ms is not None else 0.0
+        self.tally: Tally | None = None  # where it counts as an older version's answer
+        self.waits_until = 0.0
         self.is_done = self.is_left = self.is_cancelled = False
         self.why = "idle"
 

@@ -7,19 +7,24 @@ about the function changed, and are dropped by every change.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyfaas.decisions.access import check_token
+from pyfaas.decisions.staleness import Tally
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Account, AccountId, Caller, Function, FunctionId, Outcome, PointerMove, Token, Version
 from pyfaas.ports import Snapshot
+
+if TYPE_CHECKING:
+    from pyfaas.service.lane import Call
 
 
 class Entry:
     """A function with its versions and pointers, and what the dispatcher keeps beside it."""
 
-    __slots__ = ("counted", "cut", "function", "highest", "moves", "routes", "running", "versions", "watchers")
+    __slots__ = ("counted", "cut", "function", "highest", "moves", "ran", "routes", "running", "straying", "tallies", "versions", "watchers")
 
     def __init__(self, function: Function) -> None:
         """Begin without versions."""
@@ -27,7 +32,10 @@ class Entry:
         self.versions: dict[int, Version] = {}
         self.moves: dict[str, list[PointerMove]] = {}
         self.highest = 0
-        self.cut: dict[str, int] = {}  # pointer → version whose cut-over is complete
+        self.cut: dict[str, set[int]] = {}  # pointer → versions that it names and that have taken over
+        self.ran: set[int] = set()  # versions that ran since a pointer was moved to them
+        self.tallies: dict[str, Tally] = {}  # qualifier → how many old versions' answers since its pointer moved
+        self.straying: deque[Call] = deque()  # calls that wait for a substitute: the named version may take them as well
         self.routes: dict[str | None, Any] = {}  # qualifier → lane, for calls that need no decision
         self.running = 0  # runs admitted now, of the function's own tenant key
         self.counted: Callable[[int, Outcome], None] | None = None  # a canary counts: told of each run's executed version and outcome
@@ -45,13 +53,25 @@ class Entry:
 
     def move(self, move: PointerMove) -> None:
         """Take in a pointer's move."""
+        named = {move.version, *move.weights}
         self.moves.setdefault(move.pointer, []).append(move)
+        self.cut[move.pointer] = self.cut.get(move.pointer, set()) & named
+        self.ran -= named - self.cut[move.pointer]
+        self.tallies.pop(move.pointer, None)
         self.changed()
 
     def cut_over(self, pointer: str, number: int) -> None:
-        """Take note that a pointer's version has taken over."""
-        self.cut[pointer] = number
+        """Take note that a version which a pointer names has taken over."""
+        self.cut.setdefault(pointer, set()).add(number)
         self.changed()
+
+    def is_cut(self, pointer: str, number: int) -> bool:
+        """Whether a version that a pointer names has taken over."""
+        return number in self.cut.get(pointer, ())
+
+    def is_settled(self, number: int) -> bool:
+        """Whether a version has taken over wherever a pointer names it."""
+        return all(self.is_cut(pointer, number) for pointer in self.pointers_to(number))
 
     def changed(self) -> None:
         """Drop what was decided from the old state, and wake who waits for a new one."""

@@ -160,7 +160,7 @@ class Service:
     def _is_settled(self, entry: Entry, version: Version) -> bool:
         if version.state is not VersionState.READY:
             return version.state is VersionState.FAILED
-        return all(entry.cut.get(p) == version.number for p in entry.moves if entry.current(p) == version.number)
+        return entry.is_settled(version.number)
 
     async def remove_function(self, caller: Caller, name: str) -> None:
         """Remove a function: queued runs are cancelled, running ones finish, later calls are 404."""
@@ -262,8 +262,8 @@ class Service:
         if lane is not None:
             return not lane.version.generator
         pointer = qualifier or LATEST  # a first call: plain too, once the pointer's version is ready and cut over
-        number = entry.cut.get(pointer)
-        if number is None or number != entry.current(pointer):
+        number = entry.current(pointer)
+        if number is None or not entry.is_cut(pointer, number):
             return False
         version = entry.versions[number]
         return version.state is VersionState.READY and not version.generator and not entry.moves[pointer][-1].weights

@@ -213,7 +213,7 @@ class Bench:
         moves = [PointerMove(function=f.id, pointer="latest", seq=1, version=1, at=0.0) for f in functions]
         self.registry = Registry(Snapshot(accounts=accounts, tokens=[], functions=functions, versions=versions, moves=moves))
         for entry in self.registry.entries.values():
-            entry.cut["latest"] = 1
+            entry.cut_over("latest", 1)
         finisher = Finisher(Journal(NoStore()), self.clock)  # type: ignore[arg-type]
         self.fleet = Fleet(config, self.workers, self.clock, finisher)
         self.dispatcher = Dispatcher(config, self.registry, self.fleet, finisher, self.clock)
