@@ -15,7 +15,8 @@ from pyfaas.cli import console
 from pyfaas.cli.options import Globals
 from pyfaas.cli.publish import failed_version
 from pyfaas.cli.session import act, chosen
-from pyfaas.client.aio import NDJSON, AsyncClient, call_headers
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.calls import NDJSON, call_headers
 from pyfaas.client.errors import FunctionError, from_problem, invalid
 from pyfaas.client.http import Reply
 from pyfaas.client.packing import pack

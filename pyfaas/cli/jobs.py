@@ -11,7 +11,8 @@ from pyfaas.cli.invoke import read_event, seconds
 from pyfaas.cli.options import Output
 from pyfaas.cli.session import act, chosen
 from pyfaas.client import tagged
-from pyfaas.client.aio import AsyncClient, job_result
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.calls import job_result
 
 app = typer.Typer(rich_markup_mode=None)
 jobs = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Asynchronous work, dead letters included.")

@@ -27,8 +27,9 @@ from pyfaas.cli import console
 from pyfaas.cli.ndjson import Line, Results, Source
 from pyfaas.cli.session import act, chosen
 from pyfaas.client import tagged
-from pyfaas.client.aio import NDJSON, AsyncClient, call_headers
+from pyfaas.client.aio import AsyncClient
 from pyfaas.client.batch import AT_ONCE
+from pyfaas.client.calls import NDJSON, call_headers
 from pyfaas.client.errors import (
     Error,
     FunctionError,

@@ -5,37 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 from urllib.parse import quote
 
 from pyfaas.client import tagged
 from pyfaas.client.batch import AT_ONCE, ordered
-from pyfaas.client.errors import (
-    ServerError,
-    Unreachable,
-    WaitTimeout,
-    from_outcome,
-    from_problem,
-    from_refusal,
-    invalid,
+from pyfaas.client.calls import (
+    NDJSON,
+    POLL_S,
+    call_headers,
+    function_path,
+    invocation,
+    items,
+    job_result,
+    segment,
+    waited,
+    whole_seconds,
 )
+from pyfaas.client.errors import NotFound, ServerError, Unreachable
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
 from pyfaas.client.packing import Package, pack
 from pyfaas.client.profile import locate
+from pyfaas.client.releasing import Policy, Release, has_begun, policy_document, release_query
 from pyfaas.contract import BACKUP_TAIL, is_backup_end
-from pyfaas.errors import Code, PyfaasError
+from pyfaas.errors import Code
 from pyfaas.model import JobState
-from pyfaas.names import check_name
 
 if TYPE_CHECKING:
     from pyfaas.client.app import App
 
-NDJSON = "application/x-ndjson"
-_POLL_S = 30
 _PAGE = 1000
 _CUT_OVER_WAITS = 2
 _PASSING = ("unreachable", Code.NOT_READY.value)  # what a server that is being replaced looks like
@@ -87,40 +88,76 @@ class AsyncClient:
         requirements: str | Path | None = None,
         wait: bool = True,
         timeout: float | None = None,
+        alias: str | None = None,
+        canary: str | float | None = None,
+        promote_after: str | float | None = None,
+        error_budget: str | float | None = None,
         **config: Any,
     ) -> dict[str, Any]:
         """Publish a directory, a Python file, a zip or an App, and wait until its version is ready or failed.
 
-        `config` has pyfaas.toml's keys (its `timeout` is given in a file: here it bounds the wait, in seconds). Returns
+        `config` has pyfaas.toml's keys (its `timeout` is given in a file: here it bounds the wait, in seconds). With an
+        `alias`, waits until that names the version too, or sends it the canary's first percents; see `publish`. Returns
         the version; a failed one is returned, not raised. Raises InvalidRequest, or TimeoutError when the wait is over.
-        An App takes no options, and returns its versions by function; one that failed is raised.
+        An App takes `alias` and the canary's options only, and returns its versions by function; one that failed is raised.
         """
+        released: Release = {"alias": alias, "canary": canary, "promote_after": promote_after, "error_budget": error_budget}
         if not isinstance(path, str | Path):
-            return await path.publish(self)  # noqa: ASYNC240 - an App, no path
+            return await path.publish(self, **released)  # noqa: ASYNC240 - an App, no path
         found = await asyncio.to_thread(
             pack, Path(path), name=name, overrides=config, requirements=Path(requirements) if requirements else None
         )
-        published = await self.publish(found)
-        return await self.wait_version(found.name, published["version"], timeout=timeout) if wait else published
+        published = await self.publish(found, **released)
+        if not wait:
+            return published
+        return await self.wait_version(found.name, published["version"], alias=alias, timeout=timeout)
 
-    async def publish(self, package: Package) -> dict[str, Any]:
-        """Send a package; returns {function, version, state, changed} as soon as it is kept."""
+    async def publish(self, package: Package, **release: Unpack[Release]) -> dict[str, Any]:
+        """Send a package; returns {function, version, state, changed} as soon as it is kept.
+
+        The release alias `alias` moves to the version once that is ready, whatever becomes of this program. With `canary` it
+        sends that many percent of its runs there first (`10` or `"10%"`), then more, and all after `promote_after` (seconds,
+        or `"5m"`); when more than `error_budget` percent of the version's runs fail it goes back, and the version is
+        withdrawn. Raises InvalidRequest.
+        """
+        query = release_query(**release)
         config = json.dumps(dict(package.config)).encode()
         form = {"config": ("application/json", config), "code": ("application/zip", package.bundle)}
-        return await self._json(Call(method="PUT", path=_function(package.name), form=form))
+        return await self._json(Call(method="PUT", path=function_path(package.name), query=query, form=form))
 
-    async def wait_version(self, name: str, version: int, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
+    async def wait_version(
+        self,
+        name: str,
+        version: int,
+        *,
+        alias: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the SDK's word
+    ) -> dict[str, Any]:
         """Wait until a version is failed, or ready and cut over; raises TimeoutError after `timeout` seconds.
+
+        With an `alias` that the version was published for: also until that moved there, or its canary began or ended.
 
         The server holds its answer back until then; one that comes only when the time is over says that it is not so
         yet. A version that is ready but not cut over is not waited for longer than a minute.
         """
         clock = asyncio.get_running_loop().time
         until = clock() + timeout if timeout is not None else None
+        shown = await self._settled(name, version, until)
+        if alias is None or shown["state"] == "failed":
+            return shown
+        cursor = 0
+        while not has_begun(await self._alias(name, alias), version):
+            if until is not None and clock() >= until:
+                raise waited(f"{name}:{alias} has not moved to version {version} yet", "it goes on; see: pyfaas alias ls")
+            cursor = await self._sign(name, version, cursor)
+        return await self._settled(name, version, until)
+
+    async def _settled(self, name: str, version: int, until: float | None) -> dict[str, Any]:
+        clock = asyncio.get_running_loop().time
         held_back = 0
         while True:
-            asked, wait = clock(), _whole(until, clock())
-            shown = await self._held(f"{_function(name)}/versions/{version}", wait)
+            asked, wait = clock(), whole_seconds(until, clock())
+            shown = await self._held(f"{function_path(name)}/versions/{version}", wait)
             if shown["state"] == "failed" or (shown["state"] == "ready" and clock() - asked < wait):
                 return shown
             held_back += shown["state"] == "ready"
@@ -130,7 +167,23 @@ class AsyncClient:
                     if shown["state"] == "ready"
                     else f"still {shown['state']}"
                 )
-                raise _waited(f"{name}:{version} is {still}", "it goes on; see: pyfaas fleet")
+                raise waited(f"{name}:{version} is {still}", "it goes on; see: pyfaas fleet")
+
+    async def _alias(self, name: str, alias: str) -> dict[str, Any]:
+        """Show a release alias; nothing when it names nothing yet."""
+        try:
+            return await self._get(f"{function_path(name)}/aliases/{segment(alias)}")
+        except NotFound:
+            return {}
+
+    async def _sign(self, name: str, version: int, cursor: int) -> int:
+        """Wait for an event of a version behind a cursor, for a second at most; returns the cursor of the last one."""
+        try:
+            page = await self._get(f"{function_path(name)}/events", after=cursor, wait=1, version=version)
+        except (NotFound, ServerError):  # events only make it quicker
+            await asyncio.sleep(_PAUSE_S)
+            return cursor
+        return max([cursor, *(int(event["cursor"]) for event in page["items"])])
 
     # ---- running
 
@@ -240,18 +293,18 @@ class AsyncClient:
 
     async def job(self, job_id: str, *, wait: int = 0) -> dict[str, Any]:
         """Show an asynchronous invocation, once it ended or after `wait` seconds."""
-        return await self._get(f"/v1/invocations/{_segment(job_id)}", wait=wait or None)
+        return await self._get(f"/v1/invocations/{segment(job_id)}", wait=wait or None)
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109 - the SDK's word
         """Return an asynchronous invocation once it ended; raises TimeoutError after `timeout` seconds."""
         clock = asyncio.get_running_loop().time
         until = clock() + timeout if timeout is not None else None
         while True:
-            shown = await self._held(f"/v1/invocations/{_segment(job_id)}", _whole(until, clock()))
+            shown = await self._held(f"/v1/invocations/{segment(job_id)}", whole_seconds(until, clock()))
             if JobState(shown["state"]).is_terminal:
                 return shown
             if until is not None and clock() >= until:
-                raise _waited(f"{job_id} is still {shown['state']}", "it goes on")
+                raise waited(f"{job_id} is still {shown['state']}", "it goes on")
 
     async def get(self, job_id: str, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the SDK's word
         """Return an asynchronous invocation's result; raises FunctionError when it failed, TimeoutError after `timeout`."""
@@ -263,12 +316,12 @@ class AsyncClient:
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel an asynchronous invocation; one that ended is shown unchanged."""
-        return await self._json(json_call("DELETE", f"/v1/invocations/{_segment(job_id)}"))
+        return await self._json(json_call("DELETE", f"/v1/invocations/{segment(job_id)}"))
 
     async def replay(self, job_id: str, event: bytes | None = None) -> dict[str, Any]:
         """Run an asynchronous invocation again, with the same or another body; returns {id, state, replay_of}."""
         headers = {"Content-Type": "application/json"} if event is not None else {}
-        path = f"/v1/invocations/{_segment(job_id)}/replay"
+        path = f"/v1/invocations/{segment(job_id)}/replay"
         return await self._json(Call(method="POST", path=path, body=event, headers=headers))
 
     async def logs(
@@ -289,7 +342,7 @@ class AsyncClient:
             "build": "true" if build else None,
             "follow": "true" if follow else None,
         }
-        call = json_call("GET", f"{_function(name)}/logs", query=query)
+        call = json_call("GET", f"{function_path(name)}/logs", query=query)
         async with self._transport.exchange(call) as reply:
             async for line in reply.lines():
                 yield json.loads(line)
@@ -302,24 +355,28 @@ class AsyncClient:
 
     async def function(self, name: str) -> dict[str, Any]:
         """Show a function."""
-        return await self._get(_function(name))
+        return await self._get(function_path(name))
 
     async def versions(self, name: str) -> list[dict[str, Any]]:
-        """List a function's versions."""
-        return await self._pages(f"{_function(name)}/versions")
+        """List a function's versions, newest first: states, what names each, and what runs where."""
+        return await self._pages(f"{function_path(name)}/versions")
 
     async def version(self, name: str, version: int) -> dict[str, Any]:
         """Show a version."""
-        return await self._get(f"{_function(name)}/versions/{version}")
+        return await self._get(f"{function_path(name)}/versions/{version}")
 
     async def remove(self, name: str, version: int | None = None) -> None:
         """Remove a function, or one of its versions."""
-        await self._done(json_call("DELETE", _function(name) + (f"/versions/{version}" if version is not None else "")))
+        await self._done(json_call("DELETE", function_path(name) + (f"/versions/{version}" if version is not None else "")))
 
     async def rollback(self, name: str, pointer: str | None = None) -> dict[str, Any]:
-        """Move `latest` or a release alias back to its previous ready version."""
+        """Move `latest` or a release alias back to its previous ready version; returns what it is now, and what is withdrawn.
+
+        An alias with weights, or in the middle of a canary, goes back to its main version. Raises InvalidRequest when there
+        is nothing to go back to.
+        """
         document = {"pointer": pointer} if pointer else {}
-        return await self._json(json_call("POST", f"{_function(name)}/rollback", document))
+        return await self._json(json_call("POST", f"{function_path(name)}/rollback", document))
 
     async def aliases(self, name: str) -> dict[str, Any]:
         """Show a function's release aliases by name."""
@@ -327,15 +384,50 @@ class AsyncClient:
         return shown
 
     async def set_alias(
-        self, name: str, alias: str, version: int, weights: Mapping[str, int] | None = None
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        weights: Mapping[str, int] | Mapping[int, int] | None = None,
+        **policy: Unpack[Policy],
     ) -> dict[str, Any]:
-        """Point a release alias at a version, with whole percents for others."""
-        document = {"version": version, "weights": {str(key): value for key, value in (weights or {}).items()}}
-        return await self._json(json_call("PUT", f"{_function(name)}/aliases/{_segment(alias)}", document))
+        """Point a release alias at a version, with whole percents for one other; ends a canary that runs.
+
+        `policy` says how long older versions may answer for it; a key that is left out stays as it was, None removes it.
+        """
+        shares = {str(key): value for key, value in (weights or {}).items()}
+        document = {"version": version, "weights": shares, **policy_document(policy)}
+        return await self._json(json_call("PUT", f"{function_path(name)}/aliases/{segment(alias)}", document))
 
     async def remove_alias(self, name: str, alias: str) -> None:
         """Remove a release alias."""
-        await self._done(json_call("DELETE", f"{_function(name)}/aliases/{_segment(alias)}"))
+        await self._done(json_call("DELETE", f"{function_path(name)}/aliases/{segment(alias)}"))
+
+    async def events(
+        self, name: str, *, after: int | None = None, version: int | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Yield what happens to a function's versions, as {cursor, at, kind, function, version, …}, until the caller leaves.
+
+        Begins behind the cursor `after`: 0 is all that is kept, None what happens from now on. Goes on behind the last
+        cursor when the connection broke or the server was replaced; raises ServerError when nobody answers for 15 seconds.
+        """
+        cursor = await self._newest(name) if after is None else after
+        is_known = after is None
+        while True:
+            page = await self._held(
+                f"{function_path(name)}/events", POLL_S, is_known=is_known, after=cursor, version=version
+            )
+            is_known = True
+            for event in page["items"]:
+                cursor = max(cursor, int(event["cursor"]))
+                yield event
+
+    async def _newest(self, name: str) -> int:
+        """Return the cursor of the last event that is kept."""
+        cursor = 0
+        while page := (await self._get(f"{function_path(name)}/events", after=cursor, limit=_PAGE))["items"]:
+            cursor = int(page[-1]["cursor"])
+        return cursor
 
     # ---- accounts
 
@@ -351,9 +443,13 @@ class AsyncClient:
         """Create an account; returns {account, id, token}, the token this once."""
         return await self._json(json_call("POST", "/v1/accounts", {"name": name, "network": network}))
 
+    async def set_account(self, name: str, **policy: Unpack[Policy]) -> dict[str, Any]:
+        """Say how long older versions may answer in all of an account's functions; as in `set_alias`, without min_version."""
+        return await self._json(json_call("PUT", f"/v1/accounts/{segment(name)}", policy_document(policy)))
+
     async def remove_account(self, name: str) -> None:
         """Remove an account with all that is its own."""
-        await self._done(json_call("DELETE", f"/v1/accounts/{_segment(name)}"))
+        await self._done(json_call("DELETE", f"/v1/accounts/{segment(name)}"))
 
     async def tokens(self) -> list[dict[str, Any]]:
         """List the account's tokens, without their text."""
@@ -374,7 +470,7 @@ class AsyncClient:
 
     async def revoke_token(self, token_id: str) -> None:
         """Revoke a token at once."""
-        await self._done(json_call("DELETE", f"/v1/tokens/{_segment(token_id)}"))
+        await self._done(json_call("DELETE", f"/v1/tokens/{segment(token_id)}"))
 
     async def rotate_admin(self) -> dict[str, Any]:
         """Replace the admin's token, also in the server's data directory."""
@@ -415,15 +511,18 @@ class AsyncClient:
     async def _get(self, path: str, **query: Any) -> dict[str, Any]:
         return await self._json(json_call("GET", path, query=query))
 
-    async def _held(self, path: str, wait: int) -> dict[str, Any]:
-        """Get what the server holds back for `wait` seconds; one that is replaced meanwhile is asked again."""
+    async def _held(self, path: str, wait: int, *, is_known: bool = False, **query: Any) -> dict[str, Any]:
+        """Get what the server holds back for `wait` seconds; one that is replaced meanwhile is asked again.
+
+        `is_known` tells that it was there a moment ago.
+        """
         clock = asyncio.get_running_loop().time
         began, until = clock(), None
         while True:
             try:
-                return await self._get(path, wait=wait)
+                return await self._get(path, wait=wait, **query)
             except ServerError as error:
-                if until is None and isinstance(error, Unreachable) and clock() - began < _PAUSE_S:
+                if not is_known and until is None and isinstance(error, Unreachable) and clock() - began < _PAUSE_S:
                     raise  # nobody was there to begin with
                 if error.code not in _PASSING or (until is not None and clock() >= until):
                     raise
@@ -443,79 +542,3 @@ class AsyncClient:
             after = page.get("next")
             if not after:
                 return found
-
-
-def invocation(
-    name: str, event: Any = None, *, qualifier: str | int | None = None, headers: Mapping[str, str] | None = None
-) -> Call:
-    """Return the call that runs a function."""
-    sent = dict(headers or {})
-    if isinstance(event, bytes | bytearray | memoryview):
-        body = bytes(event)
-        sent.setdefault("Content-Type", "application/octet-stream")
-    else:
-        body = tagged.dumps({} if event is None else event)
-        sent.setdefault("Content-Type", "application/json")
-    query = {"qualifier": str(qualifier)} if qualifier is not None else {}
-    return Call(method="POST", path=f"{_function(name)}/invoke", query=query, headers=sent, body=body)
-
-
-def call_headers(
-    *, timeout: float | None = None, stale: str | None = None, headers: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Return the headers of a call whose caller stays: leaving cancels the run."""
-    sent = {"Pyfaas-On-Disconnect": "cancel", **(headers or {})}
-    if timeout is not None:
-        sent["Pyfaas-Timeout"] = f"{max(1, round(timeout * 1000))}ms"
-    if stale is not None:
-        sent["Pyfaas-Stale"] = stale
-    return sent
-
-
-async def items(reply: Reply) -> AsyncIterator[Any]:
-    """Yield what a stream carries: JSON values, or pieces of bytes; raises what an `$error` line says."""
-    if reply.kind != NDJSON:
-        if reply.kind.endswith("json"):  # a plain function: one item
-            yield tagged.loads(await reply.read())
-            return
-        async for piece in reply.pieces():
-            yield piece
-        return
-    async for line in reply.lines():
-        value = json.loads(line)
-        if isinstance(value, dict) and value.keys() == {"$error"} and isinstance(value["$error"], dict):
-            raise from_problem(value["$error"])
-        yield tagged.decode(value)
-
-
-def job_result(shown: Mapping[str, Any]) -> Any:
-    """Return the result of an ended invocation; raises FunctionError when it failed."""
-    if shown["state"] == JobState.SUCCEEDED.value:
-        return tagged.decode(shown.get("result"))
-    outcome = "timeout" if shown["state"] == JobState.EXPIRED.value else shown.get("outcome") or str(shown["state"])
-    error = shown.get("error")
-    document = error if isinstance(error, dict) else {"detail": error or f"the invocation ended as {shown['state']}"}
-    raise from_outcome(str(outcome), document, invocation_id=str(shown.get("id") or ""))
-
-
-def _segment(text: str) -> str:
-    """Return a path's segment; what would name another path is refused."""
-    if text in ("", ".", ".."):
-        raise invalid(f"{text!r} names nothing")
-    return quote(text, safe="")
-
-
-def _function(name: str) -> str:
-    try:
-        return f"/v1/functions/{check_name(name)}"
-    except PyfaasError as error:
-        raise from_refusal(error) from None
-
-
-def _whole(until: float | None, now: float) -> int:
-    """Return for how many whole seconds the next answer may be held back."""
-    return _POLL_S if until is None else max(1, min(_POLL_S, math.ceil(until - now)))
-
-
-def _waited(message: str, hint: str) -> WaitTimeout:
-    return WaitTimeout(message, problem={"code": "timeout", "fault": "caller", "detail": message, "hint": hint})

@@ -10,13 +10,14 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.errors import Error, NotFound, from_outcome, from_refusal, invalid
 from pyfaas.client.function import Function, Way
 from pyfaas.client.packing import Package
 from pyfaas.client.progress import working
+from pyfaas.client.releasing import Release
 from pyfaas.client.shipping import package
 from pyfaas.client.sync import Client
 from pyfaas.errors import PyfaasError
@@ -45,7 +46,7 @@ class App:
         """Keep the name; `client` speaks for another account than the one that the CLI would use."""
         self.name = _checked_name(name)
         self.functions: dict[str, AnyFunction] = {}
-        self.deploy: Way[[], Versions, Awaitable[Versions]] = Way(self._deploy_here, self._deploy_aio)
+        self.deploy: Way[..., Versions, Awaitable[Versions]] = Way(self._deploy_here, self._deploy_aio)
         self._client = client
         self._suffix = ""
         # What this process has published since `run` or `deploy`; None before.
@@ -128,18 +129,24 @@ class App:
         newest = self.functions.get(function.name) is function
         return newest and self._live is not None and self._live.get(function.name) is not function
 
-    def _deploy_here(self) -> Versions:
+    def _deploy_here(self, **release: Unpack[Release]) -> Versions:
         """Publish every function and wait until all are ready; returns the versions by function.
 
+        `alias`, `canary`, `promote_after` and `error_budget` are said of each function, as in `AsyncClient.publish`.
         Raises FunctionError for the first that failed, InvalidRequest for code that cannot travel.
         """
         with working(f"publishing {self.name}: {', '.join(self.functions)}"):
-            return self.client.portal.run(self.publish(self.client.inner))
+            return self.client.portal.run(self.publish(self.client.inner, **release))
 
-    def _deploy_aio(self) -> Awaitable[Versions]:
-        return self.client.portal.wrap(self.publish(self.client.inner))
+    def _deploy_aio(self, **release: Unpack[Release]) -> Awaitable[Versions]:
+        return self.client.portal.wrap(self.publish(self.client.inner, **release))
 
-    async def publish(self, client: AsyncClient, functions: list[AnyFunction] | None = None) -> Versions:
+    async def publish(
+        self,
+        client: AsyncClient,
+        functions: list[AnyFunction] | None = None,
+        **release: Unpack[Release],
+    ) -> Versions:
         """Publish functions, all unless some are named, through a client and wait; returns the versions by function."""
         chosen = list(self.functions.values()) if functions is None else functions
         packages = await asyncio.to_thread(lambda: [self._package(each) for each in chosen])
@@ -148,8 +155,8 @@ class App:
         sent = []
         for each, packed in zip(chosen, packages, strict=True):
             self._live[each.name] = each  # from here on there may be something to remove
-            sent.append((packed.name, (await client.publish(packed))["version"]))
-        versions = await asyncio.gather(*(client.wait_version(name, number) for name, number in sent))
+            sent.append((packed.name, (await client.publish(packed, **release))["version"]))
+        versions = await asyncio.gather(*(client.wait_version(name, number, alias=release.get("alias")) for name, number in sent))
         for each, version in zip(chosen, versions, strict=True):
             if version["state"] == "failed":
                 if not self._suffix:
