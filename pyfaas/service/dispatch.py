@@ -124,7 +124,7 @@ class Dispatcher:
             call.meta = msgspec.json.encode(meta_of(request))
         lane = entry.routes.get(request.qualifier)
         if lane is None or request.stale is not None:
-            self._route(call, now)
+            self._route(call)
         else:
             call.lane, call.requested = lane, lane.version.number
         admission = admit(
@@ -190,10 +190,10 @@ class Dispatcher:
         choice = self._choose(request, entry, request.sticky_key or self.ids.next())
         return choice.route.requested, choice.decision.version
 
-    def _route(self, call: Call, now: float, *, has_waited: bool = False) -> None:
+    def _route(self, call: Call, *, has_waited: bool = False) -> None:
         """Resolve the qualifier and decide which version serves; leaves `call.lane` None when it has to wait."""
         request, entry = call.request, call.entry
-        choice = self._choose(request, entry, request.sticky_key or call.id, has_waited=has_waited)
+        choice = self._choose(request, entry, request.sticky_key or call.id, has_waited=has_waited, is_counted=call.requested is None)
         route, decision = choice.route, choice.decision
         call.requested, call.waits_until = route.requested, call.submitted + choice.policy.max_wait_ms / 1000
         if decision.prepare:
@@ -208,8 +208,11 @@ class Dispatcher:
         if decision.load:
             self.advance(entry, entry.versions[route.requested])
 
-    def _choose(self, request: Request, entry: Entry, key: str, *, has_waited: bool = False) -> _Choice:
-        """Decide, and count the answer: a limit of old answers holds however many requests come at once."""
+    def _choose(self, request: Request, entry: Entry, key: str, *, has_waited: bool = False, is_counted: bool = True) -> _Choice:
+        """Decide, and count the answer: a limit of old answers holds however many requests come at once.
+
+        A call that waited is decided again, and was counted before.
+        """
         pointer = request.qualifier or routing.LATEST
         moves = entry.moves.get(pointer)
         levels = (moves[-1].policy, entry.function.settings) if moves else (entry.function.settings,)
@@ -230,9 +233,8 @@ class Dispatcher:
             is_cut_over=is_cut,
             has_waited=has_waited,
         )
-        if decision.answer is not rollout.Answer.WAIT:  # it is decided again when its wait is over
-            tally.total += 1
-            tally.stale += decision.answer is rollout.Answer.OLD
+        tally.total += is_counted
+        tally.stale += decision.answer is rollout.Answer.OLD
         return _Choice(route, decision, policy, tally, is_lasting=is_cut or route.pointer is None)
 
     def lane(self, entry: Entry, version: Version) -> Lane:
@@ -265,7 +267,7 @@ class Dispatcher:
         now = self.clock.monotonic()
         for call in self._awaiting.pop((version.function, version.number), ()):
             if not call.is_done:
-                self._route(call, now)
+                self._route(call)
                 self._go_on(call, now)
         if version.state is VersionState.READY:
             self.advance(entry, version)
@@ -383,7 +385,7 @@ class Dispatcher:
         if call.expires and call.expires <= now:
             self._finish(call, expired(call, now))
             return
-        self._route(call, now, has_waited=True)
+        self._route(call, has_waited=True)
         if call.lane is not None:
             self.fleet.run(call, call.lane, now)
         else:
