@@ -24,7 +24,7 @@ def png(plot: Plot) -> bytes:
     axes = figure.add_subplot()
     for name, xs, ys in plot.series:
         if plot.kind == "points":
-            axes.plot(xs, ys, ".", markersize=5, label=name)
+            axes.plot(xs, ys, ".", markersize=5 if len(xs) < 1000 else 2, color="crimson" if name == "failed" else None, label=name)
         else:
             axes.plot(xs, ys, marker="o" if len(xs) < 20 else "", markersize=4, linewidth=1.6, label=name)
     if plot.is_log:
@@ -36,7 +36,14 @@ def png(plot: Plot) -> bytes:
         ticks = plot.series[0][1]
         axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
     top = axes.get_ylim()[1]
-    axes.set_ylim(0, min(top, 101) if plot.y.startswith("%") else top)
+    if plot.is_log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    else:
+        axes.set_ylim(0, min(top, 101) if plot.y.startswith("%") else top)
+    for number, (name, at) in enumerate(plot.marks):
+        axes.axvline(at, color="black", linewidth=0.8, linestyle=(0, (4, 2 + number)))
+        axes.text(at, 0.98 - 0.06 * number, f" {name}", transform=axes.get_xaxis_transform(), fontsize="small", va="top")
     axes.set_title(plot.title)
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)

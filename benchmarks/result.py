@@ -23,7 +23,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A picture as values: each series is (name, xs, ys); `kind` is `line` or `points`."""
+    """A picture as values: each series is (name, xs, ys); `kind` is `line` or `points`; `marks` are moments, (name, x)."""
 
     name: str
     title: str
@@ -32,6 +32,8 @@ class Plot:
     series: Sequence[tuple[str, Sequence[float], Sequence[float]]]
     kind: str = "line"
     is_log: bool = False  # of the x axis
+    is_log_y: bool = False
+    marks: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -50,6 +50,16 @@ TARGETS: Mapping[str, Target] = {
     "memory": Target(text="private memory of an idle container after 20 calls / fresh interpreter's", must=0.12, goal=0.06),
     "payload": Target(text="6 MiB echo: MB/s / bare aiohttp's", must=0.5, goal=0.9, is_most=False),
     "functions": Target(text="warm p50 with many deployed functions / with 10", must=1.1, goal=1.02),
+    "publish-wrong": Target(text="publishing under load: failed or wrong answers / requests", must=0, goal=0),
+    "publish-p99": Target(text="publishing under load: p99 / p99 before", must=2, goal=1.2),
+    "publish-gap": Target(text="publishing under load: longest time without an answer / a redeployed server's", must=0.1, goal=0.01),
+    "rollback-wrong": Target(text="rolling back under load: failed or wrong answers / requests", must=0, goal=0),
+    "rollback-p99": Target(text="rolling back under load: p99 / p99 before", must=2, goal=1.2),
+    "broken-wrong": Target(text="a version that fails, under load: failed or wrong answers / requests", must=0, goal=0),
+    "broken-p99": Target(text="a version that fails, under load: p99 / p99 before", must=2, goal=1.2),
+    "store-wrong": Target(text="code in a slow object store, under load: failed or wrong answers / requests", must=0, goal=0),
+    "store-p99": Target(text="code in a slow object store, under load: p99 / p99 before", must=2, goal=1.2),
+    "store-bytes": Target(text="code in a slow object store: bytes fetched / bytes of the bundle", must=1.1, goal=1.02),
 }
 
 
