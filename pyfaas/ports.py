@@ -149,13 +149,38 @@ class Queue(Protocol):
         """Cancel the queued jobs of a removed function."""
 
 
-class Bundles(Protocol):
-    """Bundles by content hash, as the zip that was uploaded and checked."""
+@dataclass(slots=True)
+class Transfers:
+    """How much was brought from where bundles are kept to the near store, since the start; a failed one's bytes count too."""
 
-    async def put(self, digest: str, packed: bytes) -> None: ...
+    running: int = 0
+    finished: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+
+class Bundles(Protocol):
+    """Bundles by content hash, as the zip that was uploaded and checked.
+
+    They may be kept elsewhere. `path_name` brings one to the near store, the data directory's `bundles`, once for all who ask
+    at the same time. Its errors have evidence: `bundle` is `unreachable` (passing), `corrupt` or `missing`.
+    """
+
+    transfers: Transfers
+
+    async def put(self, digest: str, packed: bytes) -> None:
+        """Keep a bundle; durable when it returns. Raises storage_full, not_ready where it cannot be kept now, or internal."""
+
     async def has(self, digest: str) -> bool: ...
-    async def path_name(self, digest: str) -> str:
-        """Return the file's name inside the `bundles` store, for a launcher to attach."""
+    async def path_name(self, digest: str, told: Callable[[int, int], None] | None = None) -> str:
+        """Return the file's name inside the `bundles` store, for a launcher to attach. It is there until it is released.
+
+        `told` hears how many bytes have come, and of how many, when any have to. Raises not_found, not_ready, storage_full or
+        internal.
+        """
+
+    async def release(self, digest: str) -> None:
+        """Say, once for each `path_name` that returned, that the file is not needed near any more."""
 
     async def remove(self, digest: str) -> None: ...
     async def names(self) -> Collection[str]:
