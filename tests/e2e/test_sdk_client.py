@@ -371,7 +371,7 @@ FORKED = """
         client.close()
         sys.exit(7)
     _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), client.invoke(sys.argv[1], "parent"), list(client.map(sys.argv[1], range(3))))
+    print(os.waitstatus_to_exitcode(status), client.invoke(sys.argv[1], "parent"), list(client.map(sys.argv[1], range(3))), flush=True)
     if os.fork() == 0:
         sys.exit(0)  # without ever using it
     os.wait()

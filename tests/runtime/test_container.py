@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import subprocess
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -391,7 +392,9 @@ def test_the_interpreter_looks_ordinary(guest: Guest) -> None:
         return [sys.flags.isolated, sys.flags.ignore_environment, "-I" in subprocess._args_from_interpreter_flags(), sys.flags.utf8_mode]
     """
     guest.load(source)
-    assert guest.call().json == [0, 0, False, sys.flags.utf8_mode]
+    plain = [sys.executable, "-c", "import sys; print(sys.flags.utf8_mode)"]
+    utf8_mode = int(subprocess.run(plain, check=True, capture_output=True, text=True).stdout)  # noqa: S603 - of the locale here
+    assert guest.call().json == [0, 0, False, utf8_mode]
     assert guest.call(1).json["errorType"] == "SystemExit"
 
 
