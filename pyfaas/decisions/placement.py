@@ -29,6 +29,7 @@ class Step(StrEnum):
     BLANK = "blank"
     WARM = "warm"
     FORK = "fork"
+    REPLACED = "replaced"  # the process of an older version's container was replaced
     OPEN = "open"
     FULL = "full"
 
@@ -126,13 +127,14 @@ class Pool:
         slot.state, slot.since = State.BUSY, now
         return slot
 
-    def place(self, tenant: TenantKey, lane: Lane, now: float) -> Placement:
-        """Run the cascade for one call, reserving what it finds."""
+    def place(self, tenant: TenantKey, lane: Lane, now: float, near: str = "") -> Placement:
+        """Run the cascade for one call, reserving what it finds; `near` is the VM to look at first."""
         slot = self.take_idle(tenant, lane, now)
         if slot is not None:
             return Placement(step=Step.IDLE, slot=slot)
         roomy = None
-        for vm_id in self.by_tenant.get(tenant, ()):
+        known = self.by_tenant.get(tenant, ())
+        for vm_id in (near, *known) if near in known else known:
             vm = self.vms[vm_id]
             blank = next((s for s in vm.slots.values() if s.state is State.BLANK), None)
             if blank is not None:
@@ -152,6 +154,33 @@ class Pool:
         self.misses += 1
         self.opening += 1
         return Placement(step=Step.OPEN)
+
+    def has_room(self, vm_id: str) -> bool:
+        """Say whether a VM has a blank, or takes another container."""
+        vm = self.vms.get(vm_id)
+        if vm is None:
+            return False
+        is_full = self.containers + self.forking + self.opening >= self.limits.max_containers
+        has_blank = any(s.state is State.BLANK for s in vm.slots.values())
+        return has_blank or (not is_full and len(vm.slots) + vm.forking < self.limits.per_vm)
+
+    def take_idle_in(self, tenant: TenantKey, lane: Lane, vm_id: str, now: float) -> Slot | None:
+        """Reserve an idle container of the version in one VM."""
+        stack = self.idle.get((tenant, lane), [])
+        slot = next((s for s in stack if s.vm == vm_id), None)
+        if slot is not None:
+            stack.remove(slot)
+            slot.state, slot.since = State.BUSY, now
+        return slot
+
+    def replaced(self, vm_id: str, container: str, lane: Lane, now: float) -> Slot | None:
+        """Take in a container whose process was replaced, bound to a version; None when the VM is gone."""
+        vm = self.vms.get(vm_id)
+        if vm is None:
+            return None
+        slot = vm.slots[container] = Slot(id=container, vm=vm_id, since=now)
+        self.containers += 1
+        return self._bind(slot, lane, now)
 
     def spare(self, vm_id: str) -> bool:
         """Say whether the VM is to be given another blank, and count it as coming: each active VM keeps one."""

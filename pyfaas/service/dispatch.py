@@ -252,7 +252,10 @@ class Dispatcher:
         if self.fleet.pool.idle.get((tenant, key)):
             return rollout.Supply.FREE
         lane = self.fleet.lanes.get((tenant, key))
-        return rollout.Supply.BUSY if lane is not None and lane.loaded else rollout.Supply.NONE
+        if lane is not None and lane.loaded:
+            return rollout.Supply.BUSY
+        is_cached = any(self.fleet.downloads.has(vm, entry.versions[number]) for vm in self.fleet.pool.by_tenant.get(tenant, ()))
+        return rollout.Supply.CACHED if is_cached else rollout.Supply.NONE
 
     # ---- preparation and cut-over
 
@@ -295,6 +298,7 @@ class Dispatcher:
         if lane in self._cutting and (lane.ahead == 0 or lane.loaded >= self._wanted(lane)):
             del self._cutting[lane]
             lane.ahead = 0
+            self.fleet.beside.settled(lane)
             self._cut(lane.entry, lane.version)
 
     def _cut(self, entry: Entry, version: Version) -> None:

@@ -18,10 +18,13 @@ from typing import Any
 
 from pyfaas.calls import Result
 from pyfaas.config import Config
+from pyfaas.decisions.downloads import Target
 from pyfaas.decisions.placement import Placement, Pool, PoolLimits, Slot, State, Step
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import EventKind, FunctionId, Outcome, TenantKey
 from pyfaas.ports import Clock, Container, Workers
+from pyfaas.service.beside import Beside
+from pyfaas.service.downloads import Downloads
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.lane import Call, Lane
 from pyfaas.service.session import Doom, Session
@@ -57,14 +60,20 @@ class Fleet:
         self.busy: dict[Session, None] = {}  # loading or running, for the sweep
         self.finish: Callable[[Call, Result], None]
         self.loaded: Callable[[Lane], None]
-        self.tell: Callable[..., None] = lambda *_args, **_detail: None  # (function, version, EventKind, **detail)
         self.cold: Counter[str] = Counter()  # calls whose container was loaded for them, by step of the cascade
+        self.downloads = Downloads(workers, clock, config.code_cache)
+        self.beside = Beside(self, Target(config.download_to))
         self._blanks: dict[str, Container] = {}
         self._starved: dict[Lane, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = self._awaited = 0  # VMs being made; forks that calls wait for
         self._open_after = 0.0
+        self.listen(lambda *_args, **_detail: None)
         workers.on_lost, workers.on_vm_lost = self._all_lost, self._vm_lost
+
+    def listen(self, tell: Callable[..., None]) -> None:
+        """Tell what happens to versions: (function, version, EventKind, **detail)."""
+        self.tell = self.downloads.told = tell
 
     # ---- placing
 
@@ -86,7 +95,11 @@ class Fleet:
         """See that as many containers are coming as calls wait, and as are wanted ahead of calls."""
         while lane.coming < len(lane.waiting) + min(lane.ahead, _AHEAD_AT_ONCE):
             now = self.clock.monotonic()
-            placement = self.pool.place(lane.tenant, lane.key, now)
+            if lane.ahead and not lane.waiting and (bringing := self.beside.bring(lane)) is not None:
+                lane.coming += 1
+                self._task(bringing)
+                continue
+            placement = self.pool.place(lane.tenant, lane.key, now, lane.near)
             if placement.step is Step.IDLE and placement.slot is not None:
                 lane.ahead = lane.ahead if lane.waiting else 0
                 self._next(self.sessions[placement.slot.id], now)
@@ -116,13 +129,13 @@ class Fleet:
 
     def _bring(self, lane: Lane, placement: Placement) -> None:
         if placement.slot is not None:
-            self._load(lane, placement.slot, placement.step)
+            self.load(lane, placement.slot, placement.step)
         elif placement.step is Step.FORK:
             self._task(self._fork(placement.vm, lane))
         else:
             self._task(self._open_vm(lane))
 
-    def _load(self, lane: Lane, slot: Slot, step: Step) -> None:
+    def load(self, lane: Lane, slot: Slot, step: Step) -> None:
         """Give a blank its limits, its order and its code; it reads the order while the code is attached, and answers to `_loaded`."""
         box = self._blanks.pop(slot.id)
         session = self.sessions[slot.id] = Session(slot, box, lane, self._loaded, self._finished)
@@ -139,7 +152,7 @@ class Fleet:
 
         box.limit(lane.limits)
         session.order(self._promise(lane))
-        box.attach_nowait(lane.mounts, attached)
+        box.attach_nowait(self.downloads.mounts(slot.vm, lane.version, lane.mounts, slot.id), attached)
         asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._spare, slot.vm)
 
     def _promise(self, lane: Lane) -> Call | None:
@@ -188,9 +201,7 @@ class Fleet:
 
     def _arrived(self, box: Container | None, lane: Lane | None, *, failed: bool) -> None:
         if box is not None:
-            vm, key = box.vm, box.id
-            self._blanks[key] = box
-            box.on_end = lambda ending: self._blank_ended(vm, key, ending)
+            self._keep_blank(box)
         if lane is not None:
             lane.coming -= 1
             if failed and lane.waiting:
@@ -208,6 +219,24 @@ class Fleet:
             starved, self._starved = self._starved, {}
             for lane in starved:
                 self.pump(lane)
+
+    def put_back(self, session: Session) -> None:
+        """Give a reserved container its lane's next call, or make it idle."""
+        self._next(session, self.clock.monotonic())
+
+    def adopt(self, box: Container, lane: Lane) -> Slot | None:
+        """Take in a container whose process was replaced, for a lane; None when its VM is gone."""
+        slot = self.pool.replaced(box.vm, box.id, lane.key, self.clock.monotonic())
+        if slot is None:
+            box.kill()
+        else:
+            self._keep_blank(box)
+        return slot
+
+    def _keep_blank(self, box: Container) -> None:
+        vm, key = box.vm, box.id
+        self._blanks[key] = box
+        box.on_end = lambda ending: self._blank_ended(vm, key, ending)
 
     # ---- running
 
@@ -242,8 +271,9 @@ class Fleet:
             self._start(session, stray, now)
             return True
         session.why = ""
-        self.pool.release(session.slot, now)
-        self._feed()
+        if not (self.beside.wanted and self.beside.take(session)):
+            self.pool.release(session.slot, now)
+            self._feed()
         return False
 
     def _occupy(self, session: Session, call: Call, now: float) -> None:
@@ -329,6 +359,7 @@ class Fleet:
         self.busy.pop(session, None)
         self.sessions.pop(slot.id, None)
         self.pool.container_gone(slot.vm, slot.id)
+        self.downloads.ended(slot.vm, slot.id)
         lane.containers -= 1
         lane.loading -= was_loading
         if was_loading and not had_call:
@@ -341,6 +372,7 @@ class Fleet:
     def _emptied(self, lane: Lane) -> None:
         self.lanes.pop((lane.tenant, lane.key), None)
         lane.entry.routes.clear()
+        self.beside.emptied(lane)
         if not lane.entry.pointers_to(lane.version.number):
             self.tell(lane.version.function, lane.version.number, EventKind.OLD_GONE)
 
@@ -377,12 +409,14 @@ class Fleet:
             for container in record.slots:
                 self._blanks.pop(container, None)
             self.pool.vm_gone(vm)
+            self.downloads.vm_gone(vm)
             log.warning("vm_lost", extra={"vm": vm})
 
     def _all_lost(self) -> None:
         """Forget every VM: the launcher ended, and they with it."""
         for vm in list(self.pool.vms):
             self.pool.vm_gone(vm)
+            self.downloads.vm_gone(vm)
         self._blanks.clear()
         for session in list(self.sessions.values()):
             session.ended(Ending(fate=Fate.LOST))
@@ -417,7 +451,9 @@ class Fleet:
             for container in list(self.pool.vms[vm].slots):
                 self._blanks.pop(container, None)
             self.pool.vm_gone(vm)
+            self.downloads.vm_gone(vm)
             self._task(self._close_vm(vm))
+        self._task(self.downloads.sweep())
 
     def _retire(self, slot: Slot) -> None:
         """End an idle container; it can not be chosen any more from here on."""

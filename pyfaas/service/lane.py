@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfaas.calls import Request, Sink
 from pyfaas.config import Config
+from pyfaas.decisions.downloads import Target
 from pyfaas.decisions.staleness import Tally
 from pyfaas.model import AccountId, InvocationId, TenantKey, Version
 from pyfaas.ports import Mounted
@@ -60,6 +61,9 @@ class Lane:
         self.waiting: deque[Call] = deque()
         self.coming = 0  # containers being loaded, forked or opened for this lane
         self.promised = 0  # containers that load with their first call sent along
+        self.near = ""  # the VM of an older version's containers, beside which these are loaded
+        self.is_brought = False  # its code lies there, or nothing more is tried
+        self.target: Target | None = None  # where its code goes there; None: not decided yet, or the near store
         self.ahead = 0  # containers wanted before a call asks for them: a version is loaded beside the one that runs
         self.busy = 0
         self.containers = 0
