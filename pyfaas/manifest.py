@@ -17,12 +17,12 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import Retries, Revision, Settings, Shape
+from pyfaas.model import Retries, Revision, Settings, Shape, StalePolicy
 from pyfaas.names import check_name, parse_duration, parse_size
 
 try:
@@ -34,6 +34,7 @@ MIB = 1 << 20
 SECOND_MS, MAX_TIMEOUT_MS = 1000, 900_000
 MIN_MEMORY = 64 * MIB
 ENV_BYTES = 4096
+POLICY_KEYS = ("stale", "max_stale_time", "max_stale_requests", "stale_percent", "min_version", "max_wait")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NETWORK = re.compile(r"(?P<host>[A-Za-z0-9.*:_/\[\]-]{1,253}):(?P<port>[0-9]{1,5})")
 _REQUIREMENT = re.compile(
@@ -75,6 +76,26 @@ def parse(config: Mapping[str, Any], *, bounds: Bounds = Bounds(), pickled: bool
         _FIELDS.get(key, key): read(config[key], key, bounds) for key, read in _SETTINGS.items() if key in config
     }
     return Parsed(revision=Revision(**revision, pickled=pickled), settings=Settings(**settings), name=name)
+
+
+def parse_policy(given: Mapping[str, Any], old: StalePolicy, keys: Sequence[str] = POLICY_KEYS) -> StalePolicy:
+    """Return a staleness policy as changed: a key that is absent stays as it was, None removes it.
+
+    Raises unknown_key for one that is not among `keys`, invalid_request naming the key.
+    """
+    _known(given, set(keys), "")
+    read = {key: None if value is None else _SETTINGS[key](value, key, Bounds()) for key, value in given.items()}
+    return dataclasses.replace(old, **{_FIELDS.get(key, key): value for key, value in read.items()})
+
+
+def policy_keys(policy: StalePolicy) -> dict[str, Any]:
+    """Return what a policy says, in the form in which it is given: durations as text."""
+    values = {key: getattr(policy, _FIELDS.get(key, key)) for key in POLICY_KEYS}
+    return {key: _duration_text(value) if key in _FIELDS else value for key, value in values.items() if value is not None}
+
+
+def _duration_text(milliseconds: int) -> str:
+    return f"{milliseconds}ms" if milliseconds % SECOND_MS else f"{milliseconds // SECOND_MS}s"
 
 
 def canonical(revision: Revision) -> bytes:

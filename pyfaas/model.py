@@ -254,6 +254,16 @@ class Canary:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryOrder:
+    """What a publication asks of a release alias: that it moves to the new version, at once (100) or step by step."""
+
+    pointer: str
+    percent: int = 100
+    promote_after_ms: int = 300_000
+    error_budget: float = 1.0
+
+
 class EventKind(StrEnum):
     """What is told of a function's versions."""
 

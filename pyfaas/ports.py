@@ -13,6 +13,8 @@ from pyfaas.model import (
     Account,
     AccountId,
     Attempt,
+    Canary,
+    Event,
     Function,
     FunctionId,
     InvocationId,
@@ -27,7 +29,7 @@ from pyfaas.model import (
 )
 from sandbox.spec import Ending, Layer, Limits, Usage
 
-Kept = Literal["logs", "build_logs", "jobs", "usage"]  # what is kept for a while only
+Kept = Literal["logs", "build_logs", "events", "jobs", "usage"]  # what is kept for a while only
 
 
 class Clock(Protocol):
@@ -49,6 +51,7 @@ class Snapshot:
     functions: Sequence[Function]
     versions: Sequence[Version]
     moves: Sequence[PointerMove]
+    canaries: Sequence[Canary] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +66,16 @@ class Contents:
 
 
 class Store(Protocol):
-    """Durable state. A returned write is on the disk (synchronous=FULL), except `add_usage` and `add_logs` (batches).
+    """Durable state. A returned write is on the disk (synchronous=FULL), except what is added or counted in batches.
 
     Raises PyfaasError with `conflict` for a taken name, `storage_full` when the disk is full; no driver's exception leaves.
     """
 
     async def load(self) -> Snapshot: ...
     async def add_account(self, account: Account, token: Token | None) -> None: ...
+    async def set_account(self, account: Account) -> None:
+        """Replace an account's staleness policy."""
+
     async def remove_account(self, account: AccountId, at: float) -> None: ...
     async def add_token(self, token: Token) -> None: ...
     async def revoke_token(self, token_id: str, at: float) -> None: ...
@@ -77,10 +83,20 @@ class Store(Protocol):
         """Write a new or changed function, with a new version and the move of `latest` when given, in one transaction."""
 
     async def set_version(self, version: Version) -> None:
-        """Replace a version's mutable part: state, reason, withdrawn, handler, shape, generator, environment, deleted."""
+        """Replace a version's mutable part: state, reason, handler, shape, generator, environment, deleted."""
 
-    async def move_pointer(self, move: PointerMove, withdrawn: Version | None = None) -> None: ...
-    async def remove_pointer(self, function: FunctionId, pointer: str) -> None: ...
+    async def move_pointer(self, move: PointerMove, withdrawn: Mapping[int, bool] = ..., canary: Canary | None = None) -> None:
+        """Keep a move, in one transaction with which versions are withdrawn (True) or not, and how its canary now stands."""
+
+    async def set_canary(self, canary: Canary) -> None:
+        """Keep a pointer's canary, in place of the one before."""
+
+    async def count_canaries(self, canaries: Sequence[Canary]) -> None:
+        """Keep the counts of canaries that still stand as they did (a batch)."""
+
+    async def remove_pointer(self, function: FunctionId, pointer: str) -> None:
+        """Remove a pointer and its canary."""
+
     async def remove_function(self, function: FunctionId, at: float) -> None: ...
     async def add_usage(self, rows: Sequence[UsageRow]) -> None: ...
     async def usage(self, account: AccountId | None, since: float, until: float) -> Sequence[Mapping[str, Any]]:
@@ -100,6 +116,15 @@ class Store(Protocol):
     ) -> Sequence[tuple[int, LogLine]]:
         """Return (cursor, line) in order; `after` is the last cursor seen."""
 
+    async def add_events(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Append events with their cursors (a batch)."""
+
+    async def events(self, function: FunctionId, after: int, version: int | None, limit: int) -> Sequence[tuple[int, Event]]:
+        """Return (cursor, event) in order after a cursor; of `version`, those that are about it or give it a weight."""
+
+    async def last_event(self) -> int:
+        """Return the highest cursor of an event, 0 when there is none."""
+
     async def trim(self, kind: Kept, before: float) -> int:
         """Delete a batch of what is older than `before`, jobs with their results; returns how many rows went."""
 
@@ -116,6 +141,19 @@ class Store(Protocol):
         """Return the names of what living versions need, by store."""
 
     async def close(self) -> None: ...
+
+
+class Locks(Protocol):
+    """What requirements resolved to, durable. Raises as Store does."""
+
+    async def keep(self, function: FunctionId, version: int, environment: str, lock: str) -> None:
+        """Keep a lock's text, and that a version has the environment that is made of it, in one transaction."""
+
+    async def text(self, environment: str) -> str | None:
+        """Return an environment's lock, if it is known."""
+
+    async def trim(self) -> int:
+        """Forget the locks of environments that no living version has; returns how many."""
 
 
 class Queue(Protocol):
@@ -266,6 +304,7 @@ __all__ = [
     "Clock",
     "Container",
     "Contents",
+    "Locks",
     "Mounted",
     "Outcome",
     "Queue",

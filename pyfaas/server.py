@@ -30,6 +30,7 @@ from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.clock import SystemClock
 from pyfaas.adapters.sqlite.copying import copy
+from pyfaas.adapters.sqlite.locks import SqliteLocks
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
@@ -42,9 +43,11 @@ from pyfaas.passing import Incoming, Outgoing
 from pyfaas.service.accounts import OWN_SCOPES, new_token
 from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
+from pyfaas.service.environments import Environments
 from pyfaas.service.events import EventLog
 from pyfaas.service.finish import Finisher
 from pyfaas.service.fleet import Fleet
+from pyfaas.service.happenings import opened
 from pyfaas.service.journal import Journal
 from pyfaas.service.preparing import Preparing
 from pyfaas.service.publishing import Publisher
@@ -80,6 +83,7 @@ class Server:
         self.site: Site
         self._upkeep: list[asyncio.Task[None]] = []
         self._sweeping: asyncio.Task[None]
+        self._rolling: asyncio.Task[None]
         self._resuming: asyncio.TimerHandle
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -106,23 +110,31 @@ class Server:
         data = Path(self.config.data_dir)
         self.database = database = open_database(str(data / "pyfaas.db"))
         self.store = SqliteStore(database)
-        registry = Registry(await self.store.load())
+        registry = Registry(snapshot := await self.store.load())
         self.workers = SandboxWorkers(launcher, self.given.layers)
         self.journal = Journal(self.store)
+        happenings = await opened(self.clock, self.journal, self.store)
         finisher = Finisher(self.journal, self.clock)
         self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
+        self.fleet.tell = happenings.tell
         dispatcher = Dispatcher(self.config, registry, self.fleet, finisher, self.clock)
         bundles, trees = BundleDirectory(data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
-        preparing = Preparing(self.config, self.workers, bundles, self.journal, self.clock, self.given.tool)
-        publisher = Publisher(self.config, registry, self.store, bundles, preparing, self.clock)
+        locks = SqliteLocks(database)
+        environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool)
+        preparing = Preparing(self.config, self.workers, bundles, environments, self.journal, self.clock, happenings)
+        publisher = Publisher(self.config, registry, self.store, bundles, preparing, environments, self.clock, happenings)
         queue = SqliteQueue(database)
         self.service = Service(
-            self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher, self.given.weaker
+            self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher,
+            happenings, snapshot.canaries, self.given.weaker,
         )
         backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
         backup = self.service.backup = Backup(backups, self.journal, self.clock)
         self.retention = Retention(
-            self.config, self.store, bundles, trees, self.workers, self.clock, lambda: backup.is_running or publisher.is_preparing
+            *(self.config, self.store, bundles, trees, self.workers, self.clock),
+            is_held=lambda: backup.is_running or publisher.is_preparing,
+            locks=locks,
+            turn=environments.turn,
         )
         await self._first_start(data)
         lost = forget_missing(registry, trees.names_nowait("prepared"), trees.names_nowait("environments"))
@@ -135,6 +147,8 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         self._upkeep = [loop.create_task(self._keep_up())]
+        self.service.rollouts.resume()
+        self._rolling = loop.create_task(self.service.rollouts.run())
         self._sweeping = loop.create_task(self._sweep())
         self._opened()
 
@@ -162,6 +176,7 @@ class Server:
     async def drain(self) -> int:
         """Take no more calls and let the running ones finish; returns how many were left."""
         os.close(self.given.listen)
+        self.service.happenings.close()
         if not self._has_successor:
             self.site.stop_accepting()
         await self.service.jobs.stop_claiming()
@@ -176,10 +191,11 @@ class Server:
         await self.site.stop(self.config.drain_seconds if self._has_successor else _LAST_ANSWERS_S)
         if self._outgoing is not None:
             self._outgoing.close()
-        for task in (*self._upkeep, self._sweeping, *self._tasks):
+        for task in (*self._upkeep, self._sweeping, self._rolling, *self._tasks):
             task.cancel()
         self._resuming.cancel()
         await self.service.jobs.close()
+        await self.service.rollouts.stop(self._rolling)
         await self.service.publisher.close()
         await self.service.dispatcher.close()
         await self.journal.flush()
@@ -262,6 +278,8 @@ class Server:
     async def _yield(self, way: socket.socket) -> None:
         """Take no more requests and change nothing more; what runs goes on. Connections go to the successor by `way`."""
         await self.service.publisher.finish(_PREPARED_S)
+        await self.service.rollouts.stop(self._rolling)
+        self.service.happenings.close()
         self._sweeping.cancel()
         self._resuming.cancel()
         await self.service.jobs.stop_claiming()
@@ -283,6 +301,8 @@ class Server:
             self._outgoing.close()
             self._outgoing = None
         self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        self._rolling = asyncio.get_running_loop().create_task(self.service.rollouts.run())
+        self.service.happenings.reopen()
         await self.site.take_back(self._listen())
         self.service.jobs.start_claiming()
         self.service.publisher.resume()

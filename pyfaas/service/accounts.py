@@ -7,11 +7,13 @@ import errno
 import hashlib
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.manifest import parse_policy
 from pyfaas.model import Account, AccountId, Caller, Scope, Token
 from pyfaas.names import check_account_name
 from pyfaas.ports import Clock, Store
@@ -27,6 +29,7 @@ class Accounts:
     def __init__(self, registry: Registry, store: Store, clock: Clock) -> None:
         """Work on the registry, through the store."""
         self._registry, self._store, self._clock = registry, store, clock
+        self._changing = asyncio.Lock()  # two changes of one policy, from what they read to what they write
 
     def whoami(self, caller: Caller) -> dict[str, Any]:
         """Tell who a token speaks for."""
@@ -59,7 +62,23 @@ class Accounts:
         """List every account, for an admin; the own one otherwise."""
         if caller.may(Scope.ADMIN):
             return [account_view(a) for _, a in sorted(self._registry.account_names.items())]
-        return [account_view(caller.account)]
+        return [account_view(self._registry.account(caller.account.id))]
+
+    async def set_policy(self, caller: Caller, name_or_id: str, policy: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what an account says of staleness: what is not there stays, None removes. Raises not_found, invalid_request."""
+        require(caller, Scope.DEPLOY)
+        if not caller.may(Scope.ADMIN) and name_or_id not in (caller.account.name, caller.account.id):
+            raise not_found("account", name_or_id)
+        if "min_version" in policy:
+            hint = "set it on a function or a release alias"
+            raise PyfaasError(Code.INVALID_REQUEST, "min_version is a number of one function's versions", hint=hint)
+        async with self._changing:
+            account = self._registry.account(name_or_id)
+            account = replace(account, policy=parse_policy(policy, account.policy))
+            await self._store.set_account(account)
+            if account.id in self._registry.accounts:
+                self._registry.put_account(account)
+        return account_view(account)
 
     async def remove(self, caller: Caller, name_or_id: str) -> Account:
         """Remove an account: its tokens die at once; its usage stays by id."""

@@ -1,8 +1,8 @@
-"""Usage and log rows on their way to the store: appended in memory, written in batches, bounded.
+"""Usage rows, log lines and events on their way to the store: appended in memory, written in batches, bounded.
 
 Nothing durable is written before a synchronous answer; a kill loses at most a second of rows. While the store cannot take them
 (a full disk), calls go on. Usage is money: its rows are summed by minute, which is what the store does with them anyway, and the
-sums wait until it can. Log lines are dropped, and both are counted in `failed` when they are lost.
+sums wait until it can, and so do events, which are few. Log lines are dropped, and all are counted in `failed` when they are lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from pyfaas.errors import PyfaasError
-from pyfaas.model import FunctionId, InvocationId, LogLine, UsageRow
+from pyfaas.model import Event, FunctionId, InvocationId, LogLine, UsageRow
 from pyfaas.ports import Store
 from pyfaas.service.metrics import Tally
 
@@ -24,6 +24,7 @@ _MAX_ROWS = 100_000
 _MAX_SUMS = 20_000  # minutes of functions that may wait; ten functions wait for a day and a half
 _MAX_LINE = 32 * 1024
 _MAX_TEXT = 64 << 20  # bytes of lines between two flushes
+_MAX_EVENTS = 20_000
 _BATCH = 500  # rows in one transaction, so that a durable write waits for a few milliseconds at most
 
 
@@ -35,6 +36,7 @@ class Journal:
         self._store = store
         self.usage: deque[UsageRow] = deque(maxlen=_MAX_ROWS)
         self.lines: deque[LogLine] = deque(maxlen=_MAX_ROWS)
+        self.events: deque[tuple[int, Event]] = deque()  # with their cursors
         self._text = 0
         self._sums: dict[tuple[Any, ...], UsageRow] = {}
         self._flushing = asyncio.Lock()
@@ -60,7 +62,7 @@ class Journal:
     async def flush(self) -> None:
         """Write what has collected; when this returns, whatever was appended before it was called is in the store or kept."""
         async with self._flushing:
-            failures = [await self._flush_usage(), await self._flush_lines()]
+            failures = [await self._flush_usage(), await self._flush_lines(), await self._flush_events()]
         failure = next((found for found in failures if found is not None), None)
         if failure is not None and not self._is_failing:
             log.warning("journal_waits", extra={"code": failure.code.value, "sums": len(self._sums), "lost": self.failed})
@@ -96,6 +98,20 @@ class Journal:
                 return error
         return None
 
+    async def _flush_events(self) -> PyfaasError | None:
+        while self.events:
+            batch = [self.events[n] for n in range(min(_BATCH, len(self.events)))]
+            try:
+                await self._store.add_events(batch)
+            except PyfaasError as error:
+                while len(self.events) > _MAX_EVENTS:
+                    self.events.popleft()
+                    self.failed += 1
+                return error
+            for _ in batch:
+                self.events.popleft()
+        return None
+
     def counted(self) -> Tally:
         """Return the sums since the start of every row so far, for the metrics."""
         rows = list(self.usage)
@@ -106,7 +122,7 @@ class Journal:
 
     def pending(self) -> int:
         """Count the rows that wait to be written."""
-        return len(self.usage) + len(self._counted) + len(self._sums) + len(self.lines)
+        return len(self.usage) + len(self._counted) + len(self._sums) + len(self.lines) + len(self.events)
 
     def _sum(self, row: UsageRow) -> None:
         key = (row.kind, row.at // 60, row.account, row.owner, row.function, row.version, row.outcome, row.memory_bytes)

@@ -10,13 +10,14 @@ that a restart begins them anew; the disk is not worth a timestamp in every dire
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from pyfaas.config import Config
 from pyfaas.errors import PyfaasError
-from pyfaas.ports import Bundles, Clock, Kept, Store, Trees, Workers
+from pyfaas.ports import Bundles, Clock, Kept, Locks, Store, Trees, Workers
 from sandbox.errors import SandboxError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Retention:
     workers: Workers
     clock: Clock
     is_held: Callable[[], bool]
+    locks: Locks
+    turn: asyncio.Lock
     _unneeded: dict[tuple[str, str], float] = field(default_factory=dict)  # (store, name) → since when, monotonic
 
     async def relieve(self) -> None:
@@ -62,6 +65,7 @@ class Retention:
         days: Mapping[Kept, int] = {
             "logs": config.log_days,
             "build_logs": config.build_log_days,
+            "events": config.log_days,
             "jobs": config.job_days,
             "usage": config.usage_days,
         }
@@ -73,6 +77,7 @@ class Retention:
             log.info("records_trimmed", extra=gone)
 
     async def _files(self) -> None:
+        await self.locks.trim()
         needed = await self.store.needed()
         present: dict[str, Collection[str]] = {"bundles": await self.bundles.names()}
         for store in _TREES:
@@ -85,10 +90,12 @@ class Retention:
         for store, name in due[:_BATCHES]:
             if self.is_held():
                 break
-            # Asked again: a version that names it may have been published while this was at work.
-            if name not in (await self.store.needed())[store]:
-                await self._remove(store, name)
-                removed += 1
+            # Asked again: a version that names it may have been published while this was at work. From here to its end no preparation
+            # looks whether something is there: `service/environments.py`.
+            async with self.turn:
+                if name not in (await self.store.needed())[store]:
+                    await self._remove(store, name)
+                    removed += 1
         if removed:
             log.info("files_removed", extra={"count": removed})
 

@@ -17,17 +17,22 @@ from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.decisions.routing import LATEST
 from pyfaas.errors import Code, PyfaasError, not_found
-from pyfaas.model import Caller, InvocationId, Scope, Version, VersionState
-from pyfaas.names import check_alias_name
+from pyfaas.model import Caller, Canary, CanaryOrder, InvocationId, Scope, Version, VersionState
 from pyfaas.ports import Clock, Queue, Store, Workers
 from pyfaas.service import metrics, views
 from pyfaas.service.accounts import Accounts
+from pyfaas.service.aliases import Aliases
 from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
+from pyfaas.service.happenings import Happenings
 from pyfaas.service.jobs import Jobs, job_id_of
 from pyfaas.service.journal import Journal
-from pyfaas.service.publishing import Publisher, next_move
+from pyfaas.service.pointers import Pointers
+from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Entry, Registry
+from pyfaas.service.rollouts import Rollouts
+
+_SAME = 200  # what a publication of known content is answered
 
 
 class Service:
@@ -46,6 +51,8 @@ class Service:
         journal: Journal,
         dispatcher: Dispatcher,
         publisher: Publisher,
+        happenings: Happenings,
+        canaries: Sequence[Canary],
         weaker: Sequence[str],
     ) -> None:
         """Put the parts together; `weaker` names the layers of isolation that were given up."""
@@ -56,7 +63,11 @@ class Service:
         self.jobs = Jobs(
             queue, registry, clock, dispatcher.ids, self.invoke, workers=config.async_workers, payload_limit=config.async_payload
         )
-        dispatcher.prepare, publisher.prepared = publisher.prepare, dispatcher.prepared
+        self.happenings = happenings
+        pointers = self._pointers = Pointers(store, clock, happenings, dispatcher.advance)
+        pointers.load(registry.entries, canaries)
+        self.aliases, self.rollouts = Aliases(registry, pointers), Rollouts(registry, pointers, publisher.prepare)
+        dispatcher.prepare, publisher.prepared = publisher.prepare, self._prepared
         self.submit: Callable[[Request, Sink], Running] = dispatcher.submit
 
     # ---- identity
@@ -76,6 +87,10 @@ class Service:
     def list_accounts(self, caller: Caller) -> list[dict[str, Any]]:
         """List the accounts that the caller may see."""
         return self.accounts.listed(caller)
+
+    async def set_account(self, caller: Caller, name_or_id: str, policy: Mapping[str, Any]) -> dict[str, Any]:
+        """Change an account's staleness policy: the own one, or, for an admin, any."""
+        return await self.accounts.set_policy(caller, name_or_id, policy)
 
     async def remove_account(self, caller: Caller, name_or_id: str) -> None:
         """Remove an account: tokens die, queued and running runs stop."""
@@ -113,20 +128,39 @@ class Service:
 
     # ---- functions
 
-    async def publish(self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes) -> tuple[int, dict[str, Any]]:
-        """Publish a version; see Publisher.publish."""
-        return await self.publisher.publish(caller, name, config, packed)
+    async def publish(
+        self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes, order: CanaryOrder | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Publish a version, see Publisher.publish; `order` moves a release alias to it once it is ready.
+
+        Both are durable when this returns. The same content again is named again: by `latest`, should that have been moved back.
+        """
+        status, shown = await self.publisher.publish(caller, name, config, packed)
+        entry, number = self._own(caller, name), shown["version"]
+        if entry.current(LATEST) != number and status == _SAME:
+            async with self._pointers.lock(entry):
+                await self._pointers.move(entry, LATEST, number)
+            shown["changed"] = True
+        if order is not None:
+            canary = await self.rollouts.begin(entry, number, order)
+            shown["canary"] = views.canary_view(canary, self._clock.now()) if canary is not None else None
+        return status, shown
+
+    def _prepared(self, entry: Entry, version: Version) -> None:
+        self.dispatcher.prepared(entry, version)
+        self.rollouts.prepared(entry, version)
 
     def list_functions(self, caller: Caller, limit: int = 100, after: str | None = None) -> dict[str, Any]:
         """List the account's functions by name."""
         require(caller, Scope.READ)
-        shown = [views.function_view(e) for e in self.registry.functions_of(caller.account.id)]
+        shown = [views.function_view(e, self.aliases.views(e)) for e in self.registry.functions_of(caller.account.id)]
         return views.page(shown, "name", limit, after)
 
     def describe(self, caller: Caller, name: str) -> dict[str, Any]:
         """Show a function."""
         require(caller, Scope.READ)
-        return views.function_view(self._own(caller, name))
+        entry = self._own(caller, name)
+        return views.function_view(entry, self.aliases.views(entry))
 
     def list_versions(self, caller: Caller, name: str) -> list[dict[str, Any]]:
         """List a function's living versions, newest first."""
@@ -171,6 +205,8 @@ class Service:
         await self._forget(entry)
 
     async def _forget(self, entry: Entry) -> None:
+        self._pointers.forget(entry)
+        self.happenings.forget(entry.function.id)
         await self._queue.cancel_function(entry.function.id, self._clock.now())
         keys = {(entry.function.id, n) for n in entry.versions}
         for lane in list(self.dispatcher.fleet.lanes.values()):
@@ -187,69 +223,49 @@ class Service:
             raise PyfaasError(Code.CONFLICT, f"version {number} is named by {', '.join(named)}", hint="move the pointer first")
         await self._store.set_version(replace(version, deleted=True))
         entry.put(replace(version, deleted=True))
+        await self.rollouts.removed(entry, number)
         self.dispatcher.fleet.drop({(entry.function.id, number)})
 
-    async def rollback(self, caller: Caller, name: str, pointer: str = "latest") -> dict[str, Any]:
-        """Move a pointer to its previous ready target; the version left behind is withdrawn."""
-        require(caller, Scope.DEPLOY)
-        entry = self._own(caller, name)
-        history = entry.moves.get(pointer)
-        if not history:
-            raise not_found("release alias", pointer)
-        current = history[-1].version
-        target = next((v for v in self._earlier(entry, pointer) if v.number != current), None)
-        if target is None:
-            raise PyfaasError(Code.CONFLICT, f"{name}:{pointer} has no earlier ready version to go back to")
-        left = entry.versions[current]
-        move = next_move(entry, entry.function.id, pointer, target.number, self._clock.now())
-        withdrawn, target = replace(left, withdrawn=True), replace(target, withdrawn=False)
-        await self._store.move_pointer(move, withdrawn)
-        entry.put(withdrawn)
-        entry.move(move)
-        self.dispatcher.advance(entry, target)
-        return {"function": name, "pointer": pointer, "version": target.number, "withdrawn": current}
-
-    def _earlier(self, entry: Entry, pointer: str) -> list[Version]:
-        """Return the ready versions that a pointer named before its current one, latest first."""
-        history = [entry.versions[m.version] for m in reversed(entry.moves[pointer][:-1]) if m.version in entry.versions]
-        return [v for v in history if v.state is VersionState.READY and not v.deleted and not v.withdrawn]
+    async def rollback(self, caller: Caller, name: str, pointer: str = LATEST) -> dict[str, Any]:
+        """Move a pointer back; the version left behind is withdrawn."""
+        return await self.aliases.rollback(caller, name, pointer)
 
     # ---- release aliases
 
     async def set_alias(
-        self, caller: Caller, name: str, alias: str, version: int, weights: Mapping[int, int] | None = None
+        self,
+        caller: Caller,
+        name: str,
+        alias: str,
+        version: int,
+        weights: Mapping[int, int] | None = None,
+        policy: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Point a release alias at a ready version, or at several with weights in whole percents."""
-        require(caller, Scope.DEPLOY)
-        entry = self._own(caller, name)
-        check_alias_name(alias)
-        weights = dict(weights or {})
-        for number in (version, *weights):
-            if self.registry.version(entry, number).state is not VersionState.READY:
-                raise PyfaasError(Code.CONFLICT, f"version {number} is not ready")
-        if any(not 0 < w <= 100 for w in weights.values()) or sum(weights.values()) > 100 or version in weights:
-            raise PyfaasError(Code.INVALID_REQUEST, "weights are whole percents of other versions, 100 together at most")
-        move = next_move(entry, entry.function.id, alias, version, self._clock.now(), weights)
-        await self._store.move_pointer(move, None)
-        entry.move(move)
-        self.dispatcher.advance(entry, entry.versions[version])
-        return views.alias_view(entry, alias)
+        """Point a release alias at a ready version, or at two with a weight; see Aliases.set."""
+        return await self.aliases.set(caller, name, alias, version, weights or {}, policy or {})
 
     def get_aliases(self, caller: Caller, name: str) -> dict[str, Any]:
         """Show a function's release aliases by name."""
-        require(caller, Scope.READ)
-        entry = self._own(caller, name)
-        return {alias: views.alias_view(entry, alias) for alias in sorted(entry.moves) if alias != "latest"}
+        return self.aliases.all(caller, name)
 
     async def remove_alias(self, caller: Caller, name: str, alias: str) -> None:
         """Remove a release alias."""
-        require(caller, Scope.DEPLOY)
+        await self.aliases.remove(caller, name, alias)
+
+    # ---- events
+
+    async def events(
+        self, caller: Caller, name: str, *, after: int = 0, version: int | None = None, wait_s: float = 0.0, limit: int = 100
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return what happened to a function's versions after a cursor, waiting for something; and the cursor to go on from.
+
+        Of a `version`, what is about it or gives it a weight. Returns early, with nothing, when the server stops.
+        """
+        require(caller, Scope.READ)
         entry = self._own(caller, name)
-        if alias == "latest" or alias not in entry.moves:
-            raise not_found("release alias", alias)
-        await self._store.remove_pointer(entry.function.id, alias)
-        entry.moves.pop(alias, None)
-        entry.routes.clear()
+        found, cursor = await self.happenings.next(entry.function.id, after, wait_s, version=version, limit=limit)
+        self._own(caller, name)  # it may have been removed meanwhile
+        return [views.event_view(entry, at, event) for at, event in found], cursor
 
     # ---- running
 
@@ -422,9 +438,11 @@ class Service:
         return entry.function.name if entry is not None else function
 
     def _version_view(self, entry: Entry, version: Version) -> dict[str, Any]:
-        lanes = self.dispatcher.fleet.lanes.values()
-        containers = sum(lane.containers for lane in lanes if lane.key == (entry.function.id, version.number))
-        return views.version_view(entry, version, containers)
+        fleet, key = self.dispatcher.fleet, (entry.function.id, version.number)
+        containers = sum(lane.containers for lane in fleet.lanes.values() if lane.key == key)
+        running = views.running_view(fleet.pool, key, self._clock.monotonic())
+        places: Sequence[Mapping[str, Any]] = getattr(fleet, "places", lambda _key: ())(key)
+        return views.version_view(entry, version, containers, running, places)
 
 
 class _Waiter:

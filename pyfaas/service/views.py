@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pyfaas.model import Account, Job, LogLine, Token, Version
+from pyfaas.decisions import canary as canaries
+from pyfaas.decisions.placement import Lane, Pool
+from pyfaas.manifest import policy_keys
+from pyfaas.model import Account, Canary, CanaryState, Event, Job, LogLine, PointerMove, Token, Version, VersionState
 from pyfaas.service.registry import Entry
 
 _DAY_S = 86_400
 
 
-def function_view(entry: Entry) -> dict[str, Any]:
-    """Show a function as its newest version and its settings make it."""
+def function_view(entry: Entry, aliases: Mapping[str, Any]) -> dict[str, Any]:
+    """Show a function as its newest version and its settings make it, with its release aliases as they are shown."""
     function, newest = entry.function, entry.newest()
     current = entry.current("latest")
     version = entry.versions.get(current) if current is not None else newest
@@ -23,7 +26,7 @@ def function_view(entry: Entry) -> dict[str, Any]:
         "function": function.name,
         "name": function.name,
         "latest": current,
-        "aliases": {name: alias_view(entry, name) for name in sorted(entry.moves) if name != "latest"},
+        "aliases": dict(aliases),
         "handler": (version.handler or version.revision.handler) if version else None,
         "shape": (version.shape or version.revision.shape) if version else None,
         "state": version.state.value if version else None,
@@ -37,14 +40,54 @@ def function_view(entry: Entry) -> dict[str, Any]:
     }
 
 
-def alias_view(entry: Entry, alias: str) -> dict[str, Any]:
-    """Show where a release alias points."""
-    move = entry.moves[alias][-1]
-    return {"version": move.version, "weights": {str(n): w for n, w in move.weights.items()}}
+def alias_view(move: PointerMove, canary: Canary | None, now: float) -> dict[str, Any]:
+    """Show where a release alias points, what it says of staleness, and the canary that goes on there or that moved it last."""
+    is_told = canary is not None and (canary.state in (CanaryState.WAITING, CanaryState.RUNNING) or canary.seq == move.seq)
+    shown = {"version": move.version, "weights": {str(n): w for n, w in move.weights.items()}, **policy_keys(move.policy)}
+    return {**shown, "canary": canary_view(canary, now) if canary is not None and is_told else None}
 
 
-def version_view(entry: Entry, version: Version, containers: int) -> dict[str, Any]:
-    """Show a version."""
+def canary_view(canary: Canary, now: float) -> dict[str, Any]:
+    """Show how a canary stands; `step` counts from 0, `next_at` is when it is due to go on, `reason` what ended or holds it."""
+    is_running = canary.state is CanaryState.RUNNING
+    decision = canaries.decide(canary, now) if is_running else None
+    return {
+        "version": canary.version,
+        "base": canary.base,
+        "percent": canary.percent,
+        "step": canary.step,
+        "steps": list(canaries.steps(canary.percent)),
+        "weight": canaries.weight(canary) if is_running else canaries.ALL if canary.state is CanaryState.PROMOTED else 0,
+        "since": canary.since,
+        "next_at": canary.since + canaries.step_s(canary) if is_running else None,
+        "runs": canary.runs,
+        "faults": canary.faults,
+        "error_budget": canary.error_budget,
+        "state": canary.state.value,
+        "reason": decision.reason if isinstance(decision, canaries.Keep) else canary.reason,
+    }
+
+
+def event_view(entry: Entry, cursor: int, event: Event) -> dict[str, Any]:
+    """Show something that happened to a version."""
+    known = {"cursor": cursor, "at": event.at, "kind": event.kind.value, "function": entry.function.name, "version": event.version}
+    return {**known, **{key: value for key, value in event.detail.items() if key not in known}}
+
+
+def running_view(pool: Pool, key: Lane, now: float) -> list[dict[str, Any]]:
+    """Show the containers that have a version, or load it."""
+    return [
+        {"vm": slot.vm, "container": slot.id, "state": slot.state.value, "calls": slot.calls, "idle_ms": round((now - slot.since) * 1000)}
+        for vm in pool.vms.values()
+        for slot in vm.slots.values()
+        if slot.lane == key
+    ]
+
+
+def version_view(
+    entry: Entry, version: Version, containers: int, running: Sequence[Mapping[str, Any]], places: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Show a version: what it is, who names it, and what runs where; `places` are VMs that have its code."""
     reason = version.reason
     return {
         "function": entry.function.name,
@@ -61,12 +104,21 @@ def version_view(entry: Entry, version: Version, containers: int) -> dict[str, A
         "containers": containers,
         "withdrawn": version.withdrawn,
         "pointers": sorted(entry.pointers_to(version.number)),
+        "shares": {pointer: _share(entry.moves[pointer][-1], version.number) for pointer in sorted(entry.pointers_to(version.number))},
+        "running": list(running),
+        "code_in": {"near_store": version.state is VersionState.READY, "vms": [dict(place) for place in places]},
     }
 
 
+def _share(move: PointerMove, number: int) -> int:
+    """Return the percent of a pointer's calls that a version is to have."""
+    return move.weights.get(number) or canaries.ALL - sum(move.weights.values())
+
+
 def account_view(account: Account) -> dict[str, Any]:
-    """Show an account."""
-    return {"account": account.name, "id": account.id, "network": account.network, "created": account.created}
+    """Show an account, with what it says of staleness."""
+    shown = {"account": account.name, "id": account.id, "network": account.network, "created": account.created}
+    return {**shown, **policy_keys(account.policy)}
 
 
 def token_view(token: Token) -> dict[str, Any]:

@@ -12,6 +12,10 @@ from pyfaas.model import (
     Account,
     AccountId,
     Attempt,
+    Canary,
+    CanaryState,
+    Event,
+    EventKind,
     Function,
     FunctionId,
     InvocationId,
@@ -25,6 +29,7 @@ from pyfaas.model import (
     Scope,
     Settings,
     Shape,
+    StalePolicy,
     Token,
     Version,
     VersionState,
@@ -42,7 +47,13 @@ def _mapping(text: str | None) -> Mapping[str, Any] | None:
 
 def account(row: sqlite3.Row) -> Account:
     """Read an account."""
-    return Account(id=AccountId(row["id"]), name=row["name"], network=bool(row["network"]), created=row["created"])
+    return Account(
+        id=AccountId(row["id"]), name=row["name"], network=bool(row["network"]), created=row["created"], policy=_policy(row["policy"])
+    )
+
+
+def _policy(text: str) -> StalePolicy:
+    return msgspec.json.decode(text, type=StalePolicy)
 
 
 def token(row: sqlite3.Row) -> Token:
@@ -98,11 +109,10 @@ def version(row: sqlite3.Row) -> Version:
 
 
 def version_state(version: Version) -> tuple[Any, ...]:
-    """Return a version's mutable columns: state, reason, withdrawn, handler, shape, generator, environment, deleted."""
+    """Return a version's columns that its preparation and its removal set."""
     return (
         version.state,
         to_json(version.reason),
-        version.withdrawn,
         version.handler,
         version.shape,
         version.generator,
@@ -120,7 +130,51 @@ def move(row: sqlite3.Row) -> PointerMove:
         version=row["version"],
         at=row["at"],
         weights=msgspec.json.decode(row["weights"], type=dict[int, int]),
+        policy=_policy(row["policy"]),
     )
+
+
+def canary(row: sqlite3.Row) -> Canary:
+    """Read a canary."""
+    return Canary(
+        function=FunctionId(row["function"]),
+        pointer=row["pointer"],
+        version=row["version"],
+        base=row["base"],
+        state=CanaryState(row["state"]),
+        percent=row["percent"],
+        promote_after_ms=row["promote_after_ms"],
+        error_budget=row["error_budget"],
+        step=row["step"],
+        since=row["since"],
+        runs=row["runs"],
+        faults=row["faults"],
+        seq=row["seq"],
+        reason=row["reason"],
+    )
+
+
+def canary_values(canary: Canary) -> tuple[Any, ...]:
+    """Return a canary's columns in the table's order."""
+    plan = canary.percent, canary.promote_after_ms, canary.error_budget
+    stand = canary.step, canary.since, canary.runs, canary.faults, canary.seq, canary.reason
+    return canary.function, canary.pointer, canary.version, canary.base, canary.state, *plan, *stand
+
+
+def event(row: sqlite3.Row) -> Event:
+    """Read an event."""
+    return Event(
+        at=row["at"],
+        function=FunctionId(row["function"]),
+        version=row["version"],
+        kind=EventKind(row["kind"]),
+        detail=msgspec.json.decode(row["detail"], type=dict[str, Any]),
+    )
+
+
+def event_values(cursor: int, event: Event) -> tuple[Any, ...]:
+    """Return an event's columns in the table's order."""
+    return cursor, event.at, event.function, event.version, event.kind, to_json(dict(event.detail))
 
 
 def attempt(row: sqlite3.Row) -> Attempt:

@@ -23,7 +23,7 @@ from pyfaas.errors import Code, PyfaasError
 
 _RESTORE = "restore a backup into an empty directory: pyfaas restore FILE --data-dir DIR"
 _WHOLE_BYTES = 128 << 20  # about a second's reading
-_UNCHECKED = frozenset({"logs", "build_logs", "usage", "jobs", "attempts"})  # what is large; a backup looks at it all
+_UNCHECKED = frozenset({"logs", "build_logs", "usage", "jobs", "attempts", "events"})  # what is large; a backup looks at it all
 _INCREMENTAL = 2  # of PRAGMA auto_vacuum
 _ENTITIES = (
     """CREATE TABLE accounts (
@@ -106,9 +106,34 @@ _LOG_SIZES = (
     "CREATE TABLE log_sizes (function TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "INSERT INTO log_sizes SELECT function, sum(length(CAST(line AS BLOB)) + 128) FROM logs GROUP BY function",
 )
+# A function that said nothing of staleness was kept with the defaults of its release, which now are none: what was never said
+# must not override what an account says.
+_ROLLOUTS = (
+    "ALTER TABLE accounts ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'",
+    "ALTER TABLE pointer_moves ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'",
+    """UPDATE functions SET settings = json_set(settings, '$.stale', json('null'))
+        WHERE json_extract(settings, '$.stale') = 'allow'""",
+    """UPDATE functions SET settings = json_set(settings, '$.max_wait_ms', json('null'))
+        WHERE json_extract(settings, '$.max_wait_ms') = 120000""",
+    """CREATE TABLE canaries (
+        function TEXT NOT NULL, pointer TEXT NOT NULL, version INTEGER NOT NULL, base INTEGER, state TEXT NOT NULL,
+        percent INTEGER NOT NULL, promote_after_ms INTEGER NOT NULL, error_budget REAL NOT NULL, step INTEGER NOT NULL,
+        since REAL NOT NULL, runs INTEGER NOT NULL, faults INTEGER NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (function, pointer), FOREIGN KEY (function, version) REFERENCES versions (function, number)
+    ) STRICT""",
+    """CREATE TABLE events (
+        cursor INTEGER PRIMARY KEY, at REAL NOT NULL, function TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX events_function ON events (function)",
+)
+# A lock's text is shared by the versions that resolved to it; the environment's name is its hash (with interpreter and platform).
+_LOCKS = ("CREATE TABLE locks (environment TEXT PRIMARY KEY, lock TEXT NOT NULL) STRICT",)
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),
     ("build logs apart, sizes of logs", _LOG_SIZES),
+    ("policies, canaries, events", _ROLLOUTS),
+    ("locks of requirements", _LOCKS),
 )
 
 

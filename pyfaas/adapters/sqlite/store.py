@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, cast
 
 from pyfaas.adapters.sqlite import rows
@@ -28,6 +29,8 @@ from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import (
     Account,
     AccountId,
+    Canary,
+    Event,
     Function,
     FunctionId,
     InvocationId,
@@ -64,11 +67,21 @@ class SqliteStore:
         def work(connection: sqlite3.Connection) -> None:
             with _unique(f"an account named {account.name!r} exists"):
                 connection.execute(
-                    "INSERT INTO accounts (id, name, network, created) VALUES (?, ?, ?, ?)",
-                    (account.id, account.name, account.network, account.created),
+                    "INSERT INTO accounts (id, name, network, created, policy) VALUES (?, ?, ?, ?, ?)",
+                    (account.id, account.name, account.network, account.created, rows.to_json(account.policy)),
                 )
             if token is not None:
                 _add_token(connection, token)
+
+        await self._database.write(work)
+
+    async def set_account(self, account: Account) -> None:
+        """Replace an account's staleness policy. Raises not_found for one that is removed."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            values = rows.to_json(account.policy), account.id
+            if not connection.execute("UPDATE accounts SET policy = ? WHERE id = ? AND removed IS NULL", values).rowcount:
+                raise not_found("account", account.name)
 
         await self._database.write(work)
 
@@ -111,26 +124,44 @@ class SqliteStore:
         await self._database.write(work)
 
     async def set_version(self, version: Version) -> None:
-        """Replace a version's mutable part. Raises not_found for one that was never published."""
+        """Replace what preparation and removal set of a version. Raises not_found for one that was never published."""
         await self._database.write(lambda connection: _set_version(connection, version))
 
-    async def move_pointer(self, move: PointerMove, withdrawn: Version | None = None) -> None:
-        """Keep a pointer's move, and the version left behind as it now is. Raises conflict when `seq` is taken."""
+    async def move_pointer(
+        self, move: PointerMove, withdrawn: Mapping[int, bool] = MappingProxyType({}), canary: Canary | None = None
+    ) -> None:
+        """Keep a pointer's move, which versions are withdrawn from now on and which are not, and how its canary now stands.
+
+        Raises conflict when `seq` is taken, not_found for a version that was never published.
+        """
 
         def work(connection: sqlite3.Connection) -> None:
             _add_move(connection, move)
-            if withdrawn is not None:
-                _set_version(connection, withdrawn)
+            for number, is_withdrawn in withdrawn.items():
+                values = is_withdrawn, move.function, number
+                if not connection.execute("UPDATE versions SET withdrawn = ? WHERE function = ? AND number = ?", values).rowcount:
+                    raise not_found("version", str(number))
+            if canary is not None:
+                _put_canary(connection, canary)
 
         await self._database.write(work)
 
+    async def set_canary(self, canary: Canary) -> None:
+        """Keep a pointer's canary, in place of the one before."""
+        await self._database.write(lambda connection: _put_canary(connection, canary))
+
+    async def count_canaries(self, canaries: Sequence[Canary]) -> None:
+        """Keep the counts of canaries that still stand as they did; not durable against a power cut."""
+        await self._database.append(_many(_COUNT, [(c.runs, c.faults, c.function, c.pointer, c.version, c.since) for c in canaries]))
+
     async def remove_pointer(self, function: FunctionId, pointer: str) -> None:
-        """Remove a pointer; its moves are kept, and a new pointer of the same name starts at any `seq`."""
+        """Remove a pointer with its canary; its moves are kept, and a new pointer of the same name starts at any `seq`."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "UPDATE pointer_moves SET removed = 1 WHERE function = ? AND pointer = ?", (function, pointer)
             )
+            connection.execute("DELETE FROM canaries WHERE function = ? AND pointer = ?", (function, pointer))
 
         await self._database.write(work)
 
@@ -186,6 +217,23 @@ class SqliteStore:
 
         return await self._database.read(work)
 
+    async def add_events(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Append events with their cursors; one that is there stays. Not durable against a power cut."""
+        await self._database.append(_many(_ADD_EVENT, [rows.event_values(cursor, event) for cursor, event in events]))
+
+    async def events(self, function: FunctionId, after: int, version: int | None, limit: int) -> Sequence[tuple[int, Event]]:
+        """Return (cursor, event) in order after a cursor; of `version`, those that are about it or give it a weight."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[int, Event]]:
+            found = connection.execute(_EVENTS, {"function": function, "after": after, "version": version, "limit": limit})
+            return [(row["cursor"], rows.event(row)) for row in found]
+
+        return await self._database.read(work)
+
+    async def last_event(self) -> int:
+        """Return the highest cursor of an event, 0 when there is none."""
+        return await self._database.read(lambda connection: int(connection.execute(_LAST_EVENT).fetchone()[0]))
+
     async def trim(self, kind: Kept, before: float) -> int:
         """Delete a batch of what is older than `before`; returns how many rows went, 0 when nothing is left to do."""
         if kind == "usage":
@@ -233,6 +281,13 @@ class SqliteStore:
 
 
 _ADD_LOG = "INSERT INTO {} (at, function, version, invocation, stream, line) VALUES (?, ?, ?, ?, ?, ?)"
+_COUNT = """UPDATE canaries SET runs = ?, faults = ?
+    WHERE function = ? AND pointer = ? AND version = ? AND since = ? AND state = 'running'"""
+_ADD_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_EVENTS = """SELECT * FROM events WHERE function = :function AND cursor > :after
+    AND (:version IS NULL OR version = :version OR json_type(detail, '$.weights."' || :version || '"') IS NOT NULL)
+    ORDER BY cursor LIMIT :limit"""
+_LAST_EVENT = "SELECT coalesce(max(cursor), 0) FROM events"
 _ADD_USAGE = """
     INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, wall_us = wall_us + excluded.wall_us, cpu_us = cpu_us + excluded.cpu_us,
@@ -253,6 +308,8 @@ _GROW = "INSERT INTO log_sizes VALUES (?, ?) ON CONFLICT DO UPDATE SET bytes = b
 _TRIM: Mapping[str, str] = {
     "build_logs": """DELETE FROM build_logs WHERE cursor IN
         (SELECT cursor FROM (SELECT cursor, at FROM build_logs ORDER BY cursor LIMIT 500) WHERE at < ?)""",
+    "events": """DELETE FROM events WHERE cursor IN
+        (SELECT cursor FROM (SELECT cursor, at FROM events ORDER BY cursor LIMIT 500) WHERE at < ?)""",
     "jobs": """DELETE FROM jobs WHERE id IN
         (SELECT id FROM jobs WHERE finished IS NOT NULL AND finished < ? ORDER BY finished LIMIT 100)""",
 }
@@ -334,6 +391,7 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
         functions=[rows.function(r) for r in execute("SELECT * FROM functions WHERE removed IS NULL ORDER BY id")],
         versions=[rows.version(r) for r in execute(versions)],
         moves=[rows.move(r) for r in execute(moves)],
+        canaries=[rows.canary(r) for r in execute(f"SELECT * FROM canaries WHERE {living} ORDER BY function, pointer")],  # noqa: S608 - fixed
     )
 
 
@@ -366,15 +424,15 @@ def _add_version(connection: sqlite3.Connection, version: Version) -> None:
         (version.function, version.code_id, version.bundle, version.size_bytes, rows.to_json(version.revision)),
     )
     connection.execute(
-        """INSERT INTO versions (function, number, code_id, created, state, reason, withdrawn, handler, shape, generator,
+        """INSERT INTO versions (function, number, code_id, created, withdrawn, state, reason, handler, shape, generator,
             environment, deleted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-        (version.function, version.number, version.code_id, version.created, *rows.version_state(version)),
+        (version.function, version.number, version.code_id, version.created, version.withdrawn, *rows.version_state(version)),
     )
 
 
 def _set_version(connection: sqlite3.Connection, version: Version) -> None:
     cursor = connection.execute(
-        """UPDATE versions SET state = ?, reason = ?, withdrawn = ?, handler = ?, shape = ?, generator = ?, environment = ?,
+        """UPDATE versions SET state = ?, reason = ?, handler = ?, shape = ?, generator = ?, environment = ?,
             deleted = ? WHERE function = ? AND number = ?""",
         (*rows.version_state(version), version.function, version.number),
     )
@@ -383,12 +441,17 @@ def _set_version(connection: sqlite3.Connection, version: Version) -> None:
 
 
 def _add_move(connection: sqlite3.Connection, move: PointerMove) -> None:
-    weights = rows.to_json(dict(move.weights))
+    weights, policy = rows.to_json(dict(move.weights)), rows.to_json(move.policy)
     with _unique(f"move {move.seq} of {move.pointer!r} exists"):
         connection.execute(
-            "INSERT INTO pointer_moves (function, pointer, seq, version, at, weights) VALUES (?, ?, ?, ?, ?, ?)",
-            (move.function, move.pointer, move.seq, move.version, move.at, weights),
+            "INSERT INTO pointer_moves (function, pointer, seq, version, at, weights, policy) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (move.function, move.pointer, move.seq, move.version, move.at, weights, policy),
         )
+
+
+def _put_canary(connection: sqlite3.Connection, canary: Canary) -> None:
+    places = ", ".join("?" * len(values := rows.canary_values(canary)))
+    connection.execute(f"INSERT OR REPLACE INTO canaries VALUES ({places})", values)  # noqa: S608 - question marks only
 
 
 def _log_values(line: LogLine) -> tuple[Any, ...]:
