@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyfaas.cli import console
+from pyfaas.cli import console, policies
 from pyfaas.cli.functions import confirm
 from pyfaas.cli.session import act, ask, chosen
 from pyfaas.client.errors import invalid
@@ -19,7 +19,7 @@ from pyfaas.config import environment
 from pyfaas.names import parse_duration
 
 app = typer.Typer(rich_markup_mode=None)
-account = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Accounts (admin).")
+account = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Accounts (admin; `set` for one's own).")
 token = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Tokens of an account.")
 app.add_typer(account, name="account")
 app.add_typer(token, name="token")
@@ -40,6 +40,29 @@ def list_accounts(ctx: typer.Context) -> None:
     """List accounts."""
     rows = act(ctx, lambda client: client.accounts(), is_admin=True)
     console.show_list(chosen(ctx), rows, ("account", "id", "network", "created"), "no accounts")
+
+
+@account.command("set", epilog="Example: pyfaas account set north --stale forbid --max-wait 5s")
+def set_account(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the account")],
+    stale: policies.Stale = None,
+    max_stale_time: policies.MaxStaleTime = None,
+    max_stale_requests: policies.MaxStaleRequests = None,
+    stale_percent: policies.StalePercent = None,
+    max_wait: policies.MaxWait = None,
+) -> None:
+    """Say how long older versions may answer in all of an account's functions."""
+    policy = policies.said(
+        stale=stale,
+        max_stale_time=max_stale_time,
+        max_stale_requests=max_stale_requests,
+        stale_percent=stale_percent,
+        max_wait=max_wait,
+    )
+    if not policy:
+        raise typer.BadParameter("nothing is said: name an option, such as --stale forbid")
+    console.show(chosen(ctx), act(ctx, lambda client: client.set_account(name, **policy)))
 
 
 @account.command("rm", epilog="Example: pyfaas account rm north -y")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pyfaas.cli import console
+from pyfaas.cli import console, sentences
+from pyfaas.cli.options import Globals, Output
 from pyfaas.cli.session import act, chosen
+from pyfaas.cli.watching import show_versions, watch_versions
 from pyfaas.client.errors import invalid
 from pyfaas.names import split_target
 
@@ -38,16 +40,20 @@ def describe(
         shown = act(ctx, lambda client: client.function(function))
         console.show(chosen(ctx), shown, [key for key in shown if key != "function"] if "name" in shown else ())
     else:
-        console.show(chosen(ctx), act(ctx, lambda client: client.version(function, version)))
+        _show_version(chosen(ctx), act(ctx, lambda client: client.version(function, version)))
 
 
-@app.command(epilog="Example: pyfaas versions greet")
-def versions(ctx: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="a function")]) -> None:
-    """List a function's versions, newest first."""
-    rows = act(ctx, lambda client: client.versions(name))
-    console.show_list(
-        chosen(ctx), rows, ("version", "state", "created", "size", "containers", "withdrawn", "pointers", "reason")
-    )
+@app.command(epilog="Example: pyfaas versions greet --watch")
+def versions(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a function")],
+    watch: Annotated[bool, typer.Option("--watch", help="go on as things happen")] = False,  # noqa: FBT002
+) -> None:
+    """Show a function's versions, newest first: what names each, what runs where, where its code is."""
+    if watch:
+        act(ctx, lambda client: watch_versions(client, chosen(ctx), name))
+    else:
+        show_versions(chosen(ctx), act(ctx, lambda client: client.versions(name)))
 
 
 @app.command(epilog="Example: pyfaas rm greet:1 -y")
@@ -68,9 +74,23 @@ def rollback(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME[:ALIAS]", help="a function, or one of its release aliases")],
 ) -> None:
-    """Move `latest`, or a release alias, back to its previous ready version."""
+    """Move `latest`, or a release alias, back to its previous ready version; the one left is withdrawn."""
     function, pointer = split_target(name)
-    console.show(chosen(ctx), act(ctx, lambda client: client.rollback(function, pointer)))
+    answer = act(ctx, lambda client: client.rollback(function, pointer))
+    console.show(chosen(ctx), answer)
+    if chosen(ctx).output is Output.TABLE:
+        console.note(chosen(ctx), sentences.withdrawn(answer, function))
+
+
+def _show_version(options: Globals, shown: dict[str, Any]) -> None:
+    if options.output is Output.TABLE:
+        told = {
+            "running": sentences.running(shown.get("running")),
+            "shares": sentences.all_shares(shown.get("shares") or {}),
+            "code_in": sentences.places(shown),
+        }
+        shown = {key: told.get(key, value) for key, value in shown.items()}
+    console.show(options, shown)
 
 
 def confirm(ctx: typer.Context, question: str, *, yes: bool) -> None:

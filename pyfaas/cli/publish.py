@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pyfaas.cli import console
+from pyfaas.cli import console, packages, sentences
+from pyfaas.cli.following import wait_shown
 from pyfaas.cli.options import Globals, Output
-from pyfaas.cli.session import act, chosen, pairs
+from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import AsyncClient
-from pyfaas.client.errors import Error, FunctionError, invalid
+from pyfaas.client.errors import FunctionError, invalid
 from pyfaas.client.packing import Package, pack
-from pyfaas.names import check_alias_name, check_name, parse_duration
+from pyfaas.client.releasing import Release, percent, release_query
+from pyfaas.names import check_name, parse_duration
 
 app = typer.Typer(rich_markup_mode=None)
 _TAIL = 20
@@ -52,30 +51,30 @@ def init(
     console.note(chosen(ctx), f"wrote {root}/main.py and {root}/pyfaas.toml; next: pyfaas deploy {root}")
 
 
-@app.command(epilog="Example: pyfaas deploy greet.py --memory 512M --env LANG=en")
+@app.command(epilog="Example: pyfaas deploy greet --alias live --canary 10% --promote-after 5m --error-budget 1%")
 def deploy(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="a directory, a Python file or a zip")],
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="the function's name; else the file says, or its path", show_default=False),
-    ] = None,
-    handler: Annotated[
-        str | None, typer.Option(metavar="MODULE:ATTRIBUTE", help="what is called", show_default=False)
-    ] = None,
-    requirements: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a file that lists requirements", show_default=False)
-    ] = None,
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="such as 256M", show_default=False)] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="such as 30s", show_default=False)] = None,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="an environment variable; repeats", show_default=False)
-    ] = None,
+    name: packages.Name = None,
+    handler: packages.Handler = None,
+    requirements: packages.Requirements = None,
+    memory: packages.Memory = None,
+    timeout: packages.Timeout = None,
+    env: packages.Env = None,
     alias: Annotated[
         str | None,
-        typer.Option(
-            metavar="ALIAS", help="point this release alias at the version once it is ready", show_default=False
-        ),
+        typer.Option(metavar="ALIAS", help="the release alias that moves to it once it is ready", show_default=False),
+    ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="how much of the alias's runs it gets first", show_default=False),
+    ] = None,
+    promote_after: Annotated[
+        str | None, typer.Option(metavar="TIME", help="when the canary has all, such as 5m", show_default=False)
+    ] = None,
+    error_budget: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="go back when more of its runs fail, such as 1%", show_default=False),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it is ready and cut over")] = True,  # noqa: FBT002
     wait_timeout: Annotated[
@@ -83,38 +82,35 @@ def deploy(  # noqa: PLR0913 - options of a command
     ] = None,
 ) -> None:
     """Publish a version, and wait until it answers."""
-    options = chosen(ctx)
-    if alias is not None:
-        check_alias_name(alias)
-        if not wait:
-            raise typer.BadParameter("--alias needs a version that is ready; leave --no-wait out")
+    release: Release = {"alias": alias, "canary": canary, "promote_after": promote_after, "error_budget": error_budget}
+    release_query(**release)  # what is wrong is told before anything is read
     limit = parse_duration(wait_timeout, "--wait-timeout") / 1000 if wait_timeout else None
-    overrides: dict[str, Any] = {"handler": handler, "memory": memory, "timeout": timeout}
-    if env:
-        overrides["env"] = pairs(env, "--env")
-    package = pack(path, name=name, overrides=overrides, requirements=requirements)
-    shown = _publish(ctx, package, alias=alias, is_waited=wait, limit=limit)
-    _show(options, shown)
+    said = packages.overrides(handler, memory, timeout, env)
+    package = pack(path, name=name, overrides=said, requirements=requirements)
+    shown = _publish(ctx, package, release, is_waited=wait, limit=limit)
+    _show(chosen(ctx), shown)
     if shown["state"] == "failed":
-        raise act(ctx, lambda client: failed_version(client, options, shown))
+        raise act(ctx, lambda client: failed_version(client, chosen(ctx), shown))
 
 
 def _publish(
-    ctx: typer.Context, package: Package, *, alias: str | None, is_waited: bool, limit: float | None
+    ctx: typer.Context, package: Package, release: Release, *, is_waited: bool, limit: float | None
 ) -> dict[str, Any]:
-    """Publish, wait, move the alias; says what goes on when Ctrl-C ends the wait."""
+    """Publish and wait; says what goes on when Ctrl-C ends the wait."""
     options = chosen(ctx)
     published: dict[str, Any] = {}
 
     async def work(client: AsyncClient) -> dict[str, Any]:
         with console.progress(options, f"publishing {package.name} ({len(package.bundle) / 1024:.0f} KiB)"):
-            published.update(await client.publish(package))
+            published.update(await client.publish(package, **release))
+        alias = release.get("alias")
         if not is_waited:
             return published
-        shown = published | await _wait(client, options, package, published["version"], limit)
+        shown = published | await wait_shown(
+            client, options, package.name, published["version"], alias=alias, limit=limit
+        )
         if shown["state"] == "ready" and alias is not None:
-            await client.set_alias(package.name, alias, shown["version"])
-            console.note(options, f"{package.name}:{alias} is version {shown['version']}")
+            await _tell_release(client, options, package.name, shown["version"], release)
         return shown
 
     try:
@@ -126,26 +122,18 @@ def _publish(
         raise
 
 
-async def _wait(
-    client: AsyncClient, options: Globals, package: Package, version: int, limit: float | None
-) -> dict[str, Any]:
-    with console.progress(options, f"preparing {package.name}:{version}") as tell:
-        telling = (
-            asyncio.create_task(_tell_build(client, package.name, version, tell)) if console.draws(options) else None
-        )
-        try:
-            return await client.wait_version(package.name, version, timeout=limit)
-        finally:
-            if telling is not None:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
-
-
-async def _tell_build(client: AsyncClient, name: str, version: int, tell: Callable[[str], None]) -> None:
-    """Show the last line of a version's build log while it grows; what goes wrong here, the wait for it tells too."""
-    with contextlib.suppress(Error):
-        async for line in client.logs(name, version=version, build=True, follow=True):
-            tell(str(line["line"]).strip())
+async def _tell_release(client: AsyncClient, options: Globals, name: str, version: int, release: Release) -> None:
+    alias = str(release.get("alias"))
+    found = (await client.aliases(name)).get(alias) or {}
+    after, budget = release.get("promote_after"), release.get("error_budget")
+    said = sentences.released(
+        f"{name}:{alias}",
+        version,
+        found,
+        after=sentences.span(parse_duration(after, "--promote-after") / 1000) if after is not None else None,
+        budget=f"{percent(budget, '--error-budget'):g}" if budget is not None else None,
+    )
+    console.note(options, said)
 
 
 async def failed_version(client: AsyncClient, options: Globals, version: dict[str, Any]) -> FunctionError:

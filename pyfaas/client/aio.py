@@ -411,7 +411,7 @@ class AsyncClient:
         Begins behind the cursor `after`: 0 is all that is kept, None what happens from now on. Goes on behind the last
         cursor when the connection broke or the server was replaced; raises ServerError when nobody answers for 15 seconds.
         """
-        cursor = await self._newest(name) if after is None else after
+        cursor = await self.last_event(name) if after is None else after
         is_known = after is None
         while True:
             page = await self._held(
@@ -422,8 +422,8 @@ class AsyncClient:
                 cursor = max(cursor, int(event["cursor"]))
                 yield event
 
-    async def _newest(self, name: str) -> int:
-        """Return the cursor of the last event that is kept."""
+    async def last_event(self, name: str) -> int:
+        """Return the cursor of the last event of a function that is kept; 0 when there is none."""
         cursor = 0
         while page := (await self._get(f"{function_path(name)}/events", after=cursor, limit=_PAGE))["items"]:
             cursor = int(page[-1]["cursor"])

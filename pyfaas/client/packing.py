@@ -6,12 +6,13 @@ symbolic links are refused, because their target may lie outside. Times are fixe
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,22 @@ class Package:
 
 
 def pack(
-    path: Path, *, name: str | None = None, overrides: Mapping[str, Any] | None = None, requirements: Path | None = None
+    path: Path,
+    *,
+    name: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    requirements: Path | None = None,
+    ignore: Sequence[str] = (),
 ) -> Package:
     """Read a directory, a Python file or a zip into what is published.
 
-    `overrides` win over what the code's own configuration says; their `env` is merged into it. Raises InvalidRequest.
+    `overrides` win over what the code's own configuration says; their `env` is merged into it. `ignore` are lines that stand
+    before a .pyfaasignore's. Raises InvalidRequest.
     """
     if not path.exists():
         raise invalid(f"{path}: no such file or directory")
     try:
-        config, bundle = _read(path)
+        config, bundle = _read(path, ignore)
         if requirements is not None:
             config["requirements"] = found_beside(requirements)
         given = {key: value for key, value in (overrides or {}).items() if value is not None}
@@ -86,9 +93,9 @@ def pack_files(files: Mapping[str, tuple[bytes, bool]]) -> bytes:
     return out.getvalue()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+def _read(path: Path, ignore: Sequence[str]) -> tuple[dict[str, Any], bytes]:
     if path.is_dir():
-        return _read_directory(path)
+        return _read_directory(path, ignore)
     if path.suffix == ".zip":
         return _read_zip(path)
     if path.suffix != ".py":
@@ -100,10 +107,10 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     return config, pack_files({module: (content, False)})
 
 
-def _read_directory(root: Path) -> tuple[dict[str, Any], bytes]:
+def _read_directory(root: Path, ignore: Sequence[str]) -> tuple[dict[str, Any], bytes]:
     files = {
         str(file.relative_to(root)): (file.read_bytes(), bool(file.stat().st_mode & stat.S_IXUSR))
-        for file in walk(root)
+        for file in walk(root, ignore)
     }
     if not files:
         raise invalid(f"{root} has no files to publish")
@@ -137,18 +144,45 @@ def _configuration(read: Callable[[str], str | None]) -> dict[str, Any]:
     return {}
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk(root: Path, ignore: Sequence[str] = ()) -> Iterator[Path]:
     """Yield the files that belong to a bundle, in order; raises InvalidRequest at a symbolic link or a special file."""
-    ignore = root / IGNORE_FILE
-    rules = read_rules(read_text(ignore)) if ignore.is_file() else []
-    yield from _walk(root, "", rules)
+    yield from _walk(root, "", rules_of(root, ignore))
+
+
+def rules_of(root: Path, ignore: Sequence[str] = ()) -> list[Rule]:
+    """Return what `ignore` and a directory's .pyfaasignore say; raises InvalidRequest for a line that is no pattern."""
+    file = root / IGNORE_FILE
+    return read_rules("\n".join(ignore)) + (read_rules(read_text(file)) if file.is_file() else [])
+
+
+def directories(root: Path, rules: list[Rule]) -> Iterator[Path]:
+    """Yield a directory and those beneath it whose files may belong to a bundle; nothing is entered that does not."""
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        yield root / prefix
+        with contextlib.suppress(FileNotFoundError), os.scandir(root / prefix) as entries:  # removed meanwhile
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            waiting += [f"{prefix}{name}/" for name in found if not is_left_out(f"{prefix}{name}", rules, is_directory=True)]
+
+
+def belongs(path: str, rules: list[Rule]) -> bool:
+    """Tell whether a file, by its path from the root, belongs to a bundle: neither it nor what it lies in is left out."""
+    parts = path.split("/")
+    above = ["/".join(parts[: i + 1]) for i in range(len(parts) - 1)]
+    return not (any(is_left_out(each, rules, is_directory=True) for each in above) or is_left_out(path, rules, is_directory=False))
+
+
+def is_left_out(path: str, rules: list[Rule], *, is_directory: bool) -> bool:
+    """Tell whether a path from the root is left out by itself, whatever it lies in."""
+    return path.rpartition("/")[2] in LEFT_OUT or path == IGNORE_FILE or is_ignored(path, is_directory, rules)
 
 
 def _walk(root: Path, prefix: str, rules: list[Rule]) -> Iterator[Path]:
     for entry in sorted(os.scandir(root / prefix), key=lambda each: each.name):
         path = prefix + entry.name
         is_directory = entry.is_dir(follow_symlinks=False)
-        if entry.name in LEFT_OUT or path == IGNORE_FILE or is_ignored(path, is_directory, rules):
+        if is_left_out(path, rules, is_directory=is_directory):
             continue
         if not _is_unicode(entry.name):
             raise invalid(f"{path!r} has a name that is not UTF-8", "rename it, or name what holds it in .pyfaasignore")

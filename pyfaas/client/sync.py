@@ -253,6 +253,7 @@ class Client:
     aliases = _blocking(AsyncClient.aliases)
     set_alias = _blocking(AsyncClient.set_alias)
     remove_alias = _blocking(AsyncClient.remove_alias)
+    last_event = _blocking(AsyncClient.last_event)
     events = _iterating(AsyncClient.events)
     whoami = _blocking(AsyncClient.whoami)
     accounts = _blocking(AsyncClient.accounts)
