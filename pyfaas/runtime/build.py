@@ -1,10 +1,12 @@
-"""Builds: unpack a bundle, or install requirements, inside a confined container.
+"""Builds: unpack a bundle, lock requirements, or install a lock, inside a confined container.
 
-Theory of operation. A build container is a container whose LOAD says `build`: it has `out` mounted
-writable and, for requirements, the host's network. The bundle is checked by the same rules as at its upload, unpacked
-with forced modes, and byte-compiled with unchecked-hash files, so that a later import neither compiles nor stats.
-Requirements are locked first and then installed from the lock, wheels only unless allowed; nothing of the
-tenant's is executed. What the tools print goes to fd 1, which the host reads while the build runs.
+Theory of operation. A build container is a container whose LOAD says `build` and a `step`: `compile`, `lock` or `install`.
+It has `out` mounted writable and, for requirements, the host's network. The bundle is checked by the same rules as at its
+upload, unpacked with forced modes, and byte-compiled with unchecked-hash files, so that a later import neither compiles nor
+stats. Nothing of the tenant's is executed. What the tools print goes to fd 1, which the host reads while the build runs.
+
+A lock may be larger than a packet: it follows LOAD, or LOADED, in PART packets, `lock_bytes` of it. How far a build is goes up
+in ITEM packets before the answer, each second at most: {"step", "done", "total"}.
 
 Failures are data: `code` says what went wrong (`invalid_bundle`, `too_large`, `requirements_failed`;
 `index_unreachable` and `storage_full` are passing: the same build may succeed later).
@@ -13,17 +15,21 @@ Failures are data: `code` says what went wrong (`invalid_bundle`, `too_large`, `
 from __future__ import annotations
 
 import errno
+import json
 import os
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pyfaas import bundle
 from pyfaas.runtime import install, report, tree
+from sandbox import wire
 from sandbox.wire import Kind
 
-_LOCK_ROOM = 48 * 1024  # bytes of lock text that LOADED can carry
 _SHOWN = 20  # syntax errors told
+_STEP_S = 1.0  # between two words on how far it is
 
 
 class BuildFailed(Exception):
@@ -54,44 +60,95 @@ class BuildLimits:
         return cls(**{key: wide[key] for key in cls.__slots__ if wide.get(key) is not None})
 
 
-def run(payload: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
-    """Do what a `build` LOAD asks; returns LOADED or FAILED with its fields, never raises."""
+def serve(payload: Mapping[str, Any], channel: socket.socket) -> None:
+    """Do what a `build` LOAD asks, telling how far it is, and answer; raises OSError when the host is gone."""
+    asked = _received(channel, int(payload.get("lock_bytes") or 0))
+    kind, fields, lock = run(payload, asked, Telling(channel))
+    channel.send(wire.packet(kind, json.dumps(fields).encode()))
+    for part in wire.parts(lock, 0):
+        channel.send(part)
+
+
+def run(payload: Mapping[str, Any], lock: bytes, telling: Telling) -> tuple[Kind, dict[str, Any], bytes]:
+    """Do what a `build` LOAD asks; returns LOADED or FAILED with its fields, and the lock that was made; never raises."""
+    steps = {"compile": _compile, "lock": _lock, "install": _install}
     try:
-        return Kind.LOADED, _build(payload)
+        return Kind.LOADED, *steps[str(payload["step"])](payload, BuildLimits.parse(payload.get("limits") or {}), lock.decode(), telling)
     except bundle.BundleError as error:
-        return Kind.FAILED, {"code": error.code, "errorMessage": error.message, "log_tail": ""}
+        return Kind.FAILED, {"code": error.code, "errorMessage": error.message, "log_tail": ""}, b""
     except (BuildFailed, install.InstallFailed) as error:
-        return Kind.FAILED, {"code": error.code, "errorMessage": error.message, "log_tail": error.log_tail}
+        return Kind.FAILED, {"code": error.code, "errorMessage": error.message, "log_tail": error.log_tail}, b""
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        code = "storage_full" if full else "internal"
-        return Kind.FAILED, {"code": code, "errorMessage": str(error), "log_tail": "\n".join(report.stack(error))}
+        code, message = ("storage_full", "the disk is full") if full else ("internal", str(error))
+        return Kind.FAILED, {"code": code, "errorMessage": message, "log_tail": "\n".join(report.stack(error))}, b""
 
 
-def _build(payload: Mapping[str, Any]) -> dict[str, Any]:
+class Telling:
+    """Tells the host how far a build is, not too often."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        """Tell on the container's channel."""
+        self._channel, self._next = channel, 0.0
+
+    def begin(self, step: str, total: int) -> None:
+        """Tell that a step begins, with how much there is to do."""
+        self._next = 0.0
+        self.reach(step, 0, total)
+
+    def reach(self, step: str, done: int, total: int) -> None:
+        """Tell how much of a step is done, unless that was told just now."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _STEP_S
+            self._channel.send(wire.packet(Kind.ITEM, json.dumps({"step": step, "done": done, "total": total}).encode()))
+
+
+def _received(channel: socket.socket, length: int) -> bytes:
+    body = b""
+    while len(body) < length:
+        packet = channel.recv(wire.MAX_PACKET)
+        if not packet or packet[0] != Kind.PART:
+            raise ConnectionError("the lock was cut off")
+        body += packet[1:]
+    return body
+
+
+def _lock(payload: Mapping[str, Any], limits: BuildLimits, _lock: str, telling: Telling) -> tuple[dict[str, Any], bytes]:
+    telling.begin("lock", 0)
+    lines = [str(line) for line in payload["requirements"]]
+    text = install.lock(lines, install.Tool.parse(payload.get("tool") or {}), limits.seconds).encode()
+    return {"lock_bytes": len(text)}, text
+
+
+def _install(payload: Mapping[str, Any], limits: BuildLimits, lock: str, telling: Telling) -> tuple[dict[str, Any], bytes]:
+    total = len(install.pins(lock))
+    telling.begin("install", total)
+    watch = install.Watch(
+        target=str(payload["out"]),
+        most_bytes=limits.environment_bytes,
+        most_files=limits.environment_files,
+        seconds=limits.seconds,
+        told=lambda packages: telling.reach("install", packages, total),
+    )
+    install.install(lock, install.Tool.parse(payload.get("tool") or {}), watch)
+    return _finish(watch.target, limits.environment_bytes, "environment_size", telling), b""
+
+
+def _compile(payload: Mapping[str, Any], limits: BuildLimits, _lock: str, telling: Telling) -> tuple[dict[str, Any], bytes]:
     out = str(payload["out"])
-    limits = BuildLimits.parse(payload.get("limits") or {})
-    requirements = payload.get("requirements")
-    lock = ""
-    if payload.get("bundle") and not payload.get("environment_only"):
-        _unpack(str(payload["bundle"]), out, limits)
-    if requirements:
-        tool = install.Tool.parse(payload.get("tool") or {})
-        watch = install.Watch(out, limits.environment_bytes, limits.environment_files, limits.seconds)
-        lock = install.install([str(line) for line in requirements], out, tool, watch)
-    problems = tree.byte_compile(out)
+    _unpack(str(payload["bundle"]), out, limits)
+    return _finish(out, 2 * limits.unpacked_bytes, "bundle_unpacked", telling), b""  # compiled files included
+
+
+def _finish(out: str, room: int, option: str, telling: Telling) -> dict[str, Any]:
+    """Compile what lies in `out`, see that it is not too large, and put it on the disk for good."""
+    telling.begin("compile", 0)
+    problems = tree.byte_compile(out, lambda done, total: telling.reach("compile", done, total))
     size = tree.seal(out)
-    room = limits.environment_bytes if requirements else 2 * limits.unpacked_bytes  # compiled files included
     if size.bytes > room:
-        raise BuildFailed("too_large", f"{size.bytes} bytes are installed; at most {room} are taken")
-    told = lock if len(lock) <= _LOCK_ROOM else install.without_hashes(lock)
-    return {
-        "files": size.files,
-        "bytes": size.bytes,
-        "lock": told[:_LOCK_ROOM],
-        "lock_complete": told == lock,
-        "syntax_errors": problems[:_SHOWN],
-    }
+        raise BuildFailed("too_large", f"{size.bytes} bytes are there after compiling; at most {room} are taken, by the operator's {option}")
+    return {"files": size.files, "bytes": size.bytes, "syntax_errors": problems[:_SHOWN]}
 
 
 def _unpack(path: str, out: str, limits: BuildLimits) -> None:

@@ -74,8 +74,8 @@ class Container:
         arrive = attached.wait if payload.get("awaits") else attached.let_go
         if payload.get("do") == "build":
             arrive()
-            kind, fields = build.run(payload)
-            self._send(kind, fields)
+            self._console.flush()
+            build.serve(payload, self._channel)
             return
         started = time.perf_counter_ns()
         try:

@@ -6,7 +6,7 @@ import importlib
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 _TEXT = 500  # characters of one syntax error
@@ -33,8 +33,8 @@ def write(path: str, pieces: Iterable[bytes], *, executable: bool) -> None:
         os.close(fd)
 
 
-def byte_compile(root: str) -> list[dict[str, str]]:
-    """Compile every module below `root`; returns the files that cannot be, with the reason.
+def byte_compile(root: str, told: Callable[[int, int], None] = lambda _done, _total: None) -> list[dict[str, str]]:
+    """Compile every module below `root`; returns the files that cannot be, with the reason. `told` hears of (done, total).
 
     The compiled files are unchecked-hash ones: the code never changes, so an import need not look at the source.
     """
@@ -43,9 +43,9 @@ def byte_compile(root: str) -> list[dict[str, str]]:
     problems: list[dict[str, str]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes of other people's packages
-        for path, _ in walk(root):
-            if not path.endswith(".py"):
-                continue
+        modules = [path for path, _ in walk(root) if path.endswith(".py")]
+        for done, path in enumerate(modules):
+            told(done, len(modules))
             try:
                 compiler.compile(path, doraise=True, invalidation_mode=mode)
             except (compiler.PyCompileError, RecursionError, ValueError, MemoryError) as error:

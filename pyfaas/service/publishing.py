@@ -4,6 +4,11 @@
 that answers. Everything that touches the bundle's content runs in a confined container of a VM that holds nothing
 else: unpacking, installing, compiling, and the import that finds the handler's shape. A version that a crash left
 half prepared is prepared again at the next start.
+
+    stored     durable, with its bundle; without `preload` it stays so until the first call that names it
+    preparing  begun; after a restart it is gone on with, whatever `preload` says
+    ready      every file is in place, and was loaded once
+    failed     with a reason; published again, it is prepared again
 """
 
 from __future__ import annotations
@@ -22,10 +27,24 @@ from pyfaas.decisions import publish
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.manifest import Bounds, code_id, parse
-from pyfaas.model import Account, Caller, Function, FunctionId, PointerMove, Scope, Shape, Version, VersionState
+from pyfaas.model import (
+    Account,
+    Caller,
+    EventKind,
+    Function,
+    FunctionId,
+    PointerMove,
+    Scope,
+    Shape,
+    Version,
+    VersionState,
+)
 from pyfaas.names import check_name
 from pyfaas.ports import Bundles, Clock, Store
-from pyfaas.service.preparing import PreparationFailed, Preparing, lost
+from pyfaas.service.dialogue import PreparationFailed, lost
+from pyfaas.service.environments import Environments, is_lock_kept
+from pyfaas.service.happenings import Happenings
+from pyfaas.service.preparing import Preparing
 from pyfaas.service.registry import Entry, Registry
 from sandbox.errors import SandboxError
 
@@ -39,18 +58,29 @@ _LATER = frozenset({Code.STORAGE_FULL, Code.INTERNAL})
 class Publisher:
     """Owns the preparations. `prepared` is told of each version that became ready or failed."""
 
-    def __init__(self, config: Config, registry: Registry, store: Store, bundles: Bundles, preparing: Preparing, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        store: Store,
+        bundles: Bundles,
+        preparing: Preparing,
+        environments: Environments,
+        clock: Clock,
+        happenings: Happenings,
+    ) -> None:
         """Prepare through `preparing`, at most `config.builds` at once."""
         self._config, self._registry, self._store, self._bundles = config, registry, store, bundles
-        self._preparing, self._clock = preparing, clock
+        self._preparing, self._environments, self._clock, self._happenings = preparing, environments, clock, happenings
         self.prepared: Callable[[Entry, Version], None] = lambda _entry, _version: None
         self._gate = asyncio.Semaphore(config.builds)
         self._running: dict[tuple[FunctionId, int], asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
 
     def resume(self) -> int:
-        """Start what an earlier server left unprepared; returns how many."""
-        left = [(e, v) for e, v in self._registry.all_versions() if v.state in (VersionState.STORED, VersionState.PREPARING)]
+        """Start what an earlier server left unprepared; returns how many. What waits for its first call goes on waiting."""
+        begun = {VersionState.PREPARING, *([VersionState.STORED] if self._config.preload else [])}
+        left = [(e, v) for e, v in self._registry.all_versions() if v.state in begun]
         for entry, version in left:
             self.prepare(entry, version)
         return len(left)
@@ -59,6 +89,11 @@ class Publisher:
     def is_preparing(self) -> bool:
         """Whether any version is being prepared: files of no version yet are being made."""
         return bool(self._running)
+
+    def is_waiting_for_a_call(self, version: Version) -> bool:
+        """Whether nothing happens to a version until somebody calls it."""
+        is_begun = (version.function, version.number) in self._running
+        return version.state is VersionState.STORED and not is_begun and not self._config.preload
 
     async def finish(self, seconds: float) -> None:
         """Wait, not longer than that, for the preparations that are under way."""
@@ -71,13 +106,15 @@ class Publisher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._environments.close()
 
     # ---- publishing
 
     async def publish(self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes) -> tuple[int, dict[str, Any]]:
         """Keep an upload as a version; returns the HTTP status (201 new, 200 the same) and what to answer.
 
-        Raises invalid_request, unknown_key, payload_too_large, conflict or storage_full; nothing is half-written.
+        Raises invalid_request, unknown_key, payload_too_large, conflict (also while the function is being removed) or
+        storage_full; nothing is half-written.
         """
         require(caller, Scope.DEPLOY)
         check_name(name)
@@ -123,10 +160,11 @@ class Publisher:
             if version is not None and move is not None:
                 entry.put(version)
                 entry.move(move)
-        current = entry.versions[plan.number]
+        if plan.is_new:
+            self._happenings.tell(function.id, plan.number, EventKind.STORED)
         if plan.prepare:
-            self.prepare(entry, current)
-            current = entry.versions[plan.number]
+            await self._begin(entry, entry.versions[plan.number])
+        current = entry.versions[plan.number]
         shown = {"function": name, "version": plan.number, "state": current.state.value, "changed": plan.changed}
         return (201 if plan.is_new else 200), shown
 
@@ -135,10 +173,19 @@ class Publisher:
         """Take a new bundle back when its version is refused: on a full disk it would only take room."""
         try:
             yield
-        except PyfaasError:
+        except PyfaasError as error:
             if not is_known:
                 await self._bundles.remove(digest)
+            if error.code is Code.GONE:
+                raise PyfaasError(Code.CONFLICT, "the function is being removed", hint="publish again") from None
             raise
+
+    async def _begin(self, entry: Entry, version: Version) -> None:
+        """Prepare a version that was published, or leave it to its first call."""
+        if self._config.preload:
+            self.prepare(entry, version)
+        elif version.state is not VersionState.STORED:
+            await self._set(entry, _anew(version, VersionState.STORED))
 
     async def _inspect(self, packed: bytes) -> tuple[str, int]:
         if len(packed) > self._config.bundle_packed:
@@ -168,12 +215,26 @@ class Publisher:
             log.error("preparation_broke", exc_info=task.exception())
 
     async def _prepare(self, entry: Entry, version: Version) -> None:
-        version = await self._set(entry, replace(version, state=VersionState.PREPARING, reason=None))
+        async with self._environments.turn:  # what is being removed is gone, and what this version names stays
+            version = await self._set(entry, _anew(version, VersionState.PREPARING))
         async with self._gate:
-            version = await self._with_patience(entry, version)
-        if not entry.versions[version.number].deleted:
+            if self._is_wanted(entry, version):
+                version = await self._with_patience(entry, version)
+        if self._is_wanted(entry, version):
             version = await self._set(entry, version)
+            self._tell(version)
             self.prepared(entry, version)
+
+    def _is_wanted(self, entry: Entry, version: Version) -> bool:
+        """Whether neither the version nor its function was removed meanwhile."""
+        return self._registry.entries.get(version.function) is entry and not entry.versions[version.number].deleted
+
+    def _tell(self, version: Version) -> None:
+        if version.reason is not None:
+            detail = {"code": version.reason.code, "message": version.reason.message}
+            self._happenings.tell(version.function, version.number, EventKind.FAILED, **detail)
+        else:
+            self._happenings.tell(version.function, version.number, EventKind.PREPARED)
 
     async def _with_patience(self, entry: Entry, version: Version) -> Version:
         """Prepare, trying a passing fault again with back-off; returns the version as it then is."""
@@ -182,6 +243,7 @@ class Publisher:
             try:
                 return await self._steps(entry, version, account)
             except (PreparationFailed, SandboxError, PyfaasError) as error:
+                version = entry.versions[version.number]  # with the environment that it has by now
                 failed = error if isinstance(error, PreparationFailed) else lost("the platform could not prepare it", error)
                 if not failed.is_passing or attempt == _ATTEMPTS:
                     return replace(version, state=VersionState.FAILED, reason=failed.reason)
@@ -190,13 +252,7 @@ class Publisher:
         raise AssertionError("the last attempt returns")  # pragma: no cover
 
     async def _steps(self, entry: Entry, version: Version, account: Account) -> Version:
-        environment = version.environment
-        if version.revision.requirements and environment is None:
-            environment = self._known_environment(version)
-            if environment is None:
-                environment = await self._preparing.install(version)
-        version = replace(version, environment=environment)
-        found = await self._preparing.compile_and_probe(version, entry.function.name, account.name)
+        version, found = await self._preparing.prepare(version, entry.function.name, account.name)
         shape = found.get("shape")
         return replace(
             version,
@@ -205,13 +261,6 @@ class Publisher:
             shape=Shape(shape) if shape in set(Shape) else None,
             generator=bool(found.get("generator")),
         )
-
-    def _known_environment(self, version: Version) -> str | None:
-        """Return the environment that the same requirements were resolved to before, if it is there."""
-        for _, other in self._registry.all_versions():
-            if other.environment is not None and other.revision.requirements == version.revision.requirements:
-                return other.environment
-        return None
 
     async def _set(self, entry: Entry, version: Version) -> Version:
         current = entry.versions[version.number]
@@ -227,6 +276,11 @@ class Publisher:
             await asyncio.sleep(_STORE_S)  # a state that was reached is told once the store can be written again
         entry.put(version)
         return version
+
+
+def _anew(version: Version, state: VersionState) -> Version:
+    """Return a version as it is before it is prepared, once more perhaps."""
+    return replace(version, state=state, reason=None, environment=version.environment if is_lock_kept(version) else None)
 
 
 def next_move(

@@ -16,7 +16,7 @@ from pyfaas.service.registry import Registry
 def forget_missing(registry: Registry, prepared: Collection[str], environments: Collection[str]) -> int:
     """Take ready versions whose files are not there for not yet prepared; returns how many."""
     missing = [
-        (entry, as_stored(version, environments))
+        (entry, as_stored(version))
         for entry, version in registry.all_versions()
         if version.state is VersionState.READY and not is_there(version, prepared, environments)
     ]
@@ -30,7 +30,6 @@ def is_there(version: Version, prepared: Collection[str], environments: Collecti
     return version.code_id in prepared and (version.environment is None or version.environment in environments)
 
 
-def as_stored(version: Version, environments: Collection[str]) -> Version:
-    """Return a version as it is before it is prepared; an environment that is there need not be made again."""
-    kept = version.environment if version.environment in environments else None
-    return replace(version, state=VersionState.STORED, environment=kept)
+def as_stored(version: Version) -> Version:
+    """Return a version as it is before it is prepared; its environment's name stays: it is built again from the lock that is kept."""
+    return replace(version, state=VersionState.STORED)

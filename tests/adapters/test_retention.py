@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import pytest
 
 from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.sqlite.connection import Database
+from pyfaas.adapters.sqlite.locks import SqliteLocks
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.adapters.trees import TreeDirectories
@@ -67,7 +69,10 @@ class Place:
         config = Config(**{"data_dir": str(data), **options})
         workers: Any = Discarding(data)
         self.retention = Retention(
-            config, self.store, self.bundles, TreeDirectories(data), workers, self.clock, lambda: self.is_held
+            *(config, self.store, self.bundles, TreeDirectories(data), workers, self.clock),
+            is_held=lambda: self.is_held,
+            locks=SqliteLocks(database),
+            turn=asyncio.Lock(),
         )
 
     async def publish(self, number: int, digit: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from pyfaas.runtime import install
+from sandbox import wire
 
 from .conftest import Guest
 from .test_bundle import packed
@@ -26,12 +28,21 @@ _SHOW = "import sys; sys.path.insert(0, sys.argv[1]); import outer_thing; print(
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
 
 
-def build(guest: Guest, out: Path, **order: Any) -> tuple[str, dict[str, Any]]:
-    """Run one build into a new directory."""
+def build(guest: Guest, out: Path, lock: str = "", step: str = "compile", **order: Any) -> tuple[str, dict[str, Any]]:
+    """Run one build into a new directory; what it says on the way is under "told", a lock under "lock"."""
     out.mkdir()
-    return guest.ask(
-        {"do": "build", "out": str(out), "requirements": None, "environment_only": False, "tool": {}, **order}
-    )
+    body = lock.encode()
+    asked = {"do": "build", "step": step, "out": str(out), "tool": {}, "lock_bytes": len(body), **order}
+    for packet in (wire.packet(wire.Kind.LOAD, json.dumps(asked).encode()), *wire.parts(body, 0)):
+        guest.channel.send(packet)
+    told: list[dict[str, Any]] = []
+    while (packet := guest.channel.recv(wire.MAX_PACKET))[:1] == b"I":
+        told.append(json.loads(packet[1:]))
+    kind, answer = chr(packet[0]), json.loads(packet[1:])
+    text = b""
+    while len(text) < answer.get("lock_bytes", 0):
+        text += guest.channel.recv(wire.MAX_PACKET)[1:]
+    return kind, {**answer, "told": told, "lock": text.decode()}
 
 
 def wheel(directory: Path, name: str, version: str, requires: str = "") -> None:
@@ -71,7 +82,7 @@ def test_unpack_and_compile(guest: Guest, tmp_path: Path) -> None:
     compiled = list((out / "__pycache__").glob("main.*.pyc"))
     assert compiled[0].read_bytes()[4:8] == b"\1\0\0\0"  # PEP 552: hash-based, unchecked
     assert built["files"] == 4
-    assert built["lock"] == ""
+    assert [told["step"] for told in built["told"]] == ["compile"]
 
 
 def test_built_code_runs_from_another_place(start: Callable[[], Guest], tmp_path: Path) -> None:
@@ -134,50 +145,107 @@ def tools(index: Path) -> dict[str, dict[str, Any]]:
     return made
 
 
-@pytest.mark.parametrize("which", ["uv", "pip"])
-def test_requirements_are_locked_and_installed(guest: Guest, tmp_path: Path, index: Path, which: str) -> None:
-    """Requirements and what they need are pinned with hashes, installed, compiled, and importable."""
-    tool = tools(index).get(which)
-    if tool is None:
-        pytest.skip(f"{which} is not installed beside this Python")
+@pytest.fixture(params=["uv", "pip"])
+def tool(request: pytest.FixtureRequest, index: Path) -> dict[str, Any]:
+    """Return an order's tool, one after the other."""
+    found = tools(index).get(request.param)
+    if found is None:
+        pytest.skip(f"{request.param} is not installed beside this Python")
+    return found
+
+
+def test_requirements_are_locked_and_installed(start: Callable[[], Guest], tmp_path: Path, tool: dict[str, Any]) -> None:
+    """Requirements and what they need are pinned by one container, and installed, compiled and importable by another."""
+    kind, locked = build(start(), tmp_path / "none", step="lock", requirements=["outer_thing  # a comment"], tool=tool)
+    assert kind == "R", locked
+    assert sorted(pin.lower().replace("_", "-") for pin in install.pins(locked["lock"])) == ["inner-thing==1.5", "outer-thing==2.0"]
+    if "uv" in tool:  # pip tells no hash of a local file before 23.1
+        assert locked["lock"].count("sha256:") == 2
+    assert list((tmp_path / "none").iterdir()) == []
     out = tmp_path / "out"
-    kind, built = build(guest, out, environment_only=True, requirements=["outer_thing  # a comment"], tool=tool)
+    kind, built = build(start(), out, locked["lock"], step="install", tool=tool)
     assert kind == "R", built
-    assert "==1.5" in built["lock"]
-    assert "==2.0" in built["lock"]
-    if which == "uv":  # pip tells no hash of a local file before 23.1
-        assert built["lock"].count("sha256:") == 2
     shown = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _SHOW, str(out)], check=True, capture_output=True, text=True
     )  # fmt: skip
     assert shown.stdout == "2.0\n"
     assert (out / "outer_thing" / "__pycache__").is_dir()
     assert stat.S_IMODE((out / "outer_thing" / "__init__.py").stat().st_mode) == 0o444
+    assert (built["told"][0]["step"], built["told"][0]["total"]) == ("install", 2)
+    assert built["told"][-1]["step"] == "compile"
 
 
-@pytest.mark.parametrize("which", ["uv", "pip"])
-def test_missing_requirement_fails(guest: Guest, tmp_path: Path, index: Path, which: str) -> None:
-    """A requirement that is nowhere fails with the tool's reason, which is in the log too."""
-    tool = tools(index).get(which)
-    if tool is None:
-        pytest.skip(f"{which} is not installed beside this Python")
-    kind, failed = build(guest, tmp_path / "out", environment_only=True, requirements=["nowhere-thing"], tool=tool)
+def test_the_same_set_has_the_same_lock(start: Callable[[], Guest], tmp_path: Path, tool: dict[str, Any]) -> None:
+    """Requirements of other words that resolve to the same packages give the same text."""
+    one = build(start(), tmp_path / "a", step="lock", requirements=["outer_thing"], tool=tool)[1]["lock"]
+    two = build(start(), tmp_path / "b", step="lock", requirements=["inner-thing<9", "Outer-Thing>=1"], tool=tool)[1]["lock"]
+    assert one == two != ""
+
+
+def test_a_lock_of_many_packets(guest: Guest, tmp_path: Path, index: Path) -> None:
+    """A lock that is larger than a packet arrives whole, and its hashes are checked all the same."""
+    made = tools(index)
+    if not made:
+        pytest.skip("neither uv nor pip is installed beside this Python")
+    digest = hashlib.sha256((index / "inner_thing-1.5-py3-none-any.whl").read_bytes()).hexdigest()
+    hashes = [f"--hash=sha256:{number:064x}" for number in range(3000)] + [f"--hash=sha256:{digest}"]
+    lock = " \\\n    ".join(["inner-thing==1.5", *hashes]) + "\n"
+    assert len(lock) > 3 * wire.MAX_PACKET
+    kind, built = build(guest, tmp_path / "out", lock, step="install", tool=next(iter(made.values())))
+    assert kind == "R", built
+    assert (tmp_path / "out" / "inner_thing" / "__init__.py").exists()
+
+
+def test_a_wheel_whose_hash_lies(guest: Guest, tmp_path: Path, tool: dict[str, Any]) -> None:
+    """A file that is another than the one that was locked is not installed."""
+    kind, failed = build(guest, tmp_path / "out", "inner-thing==1.5 --hash=sha256:" + "0" * 64, step="install", tool=tool)
     assert (kind, failed["code"]) == ("F", "requirements_failed")
-    assert "nowhere-thing" in failed["errorMessage"] + failed["log_tail"]
+    assert "hash" in failed["errorMessage"].lower()
+    assert not (tmp_path / "out" / "inner_thing").exists()
+
+
+def test_missing_requirement_fails(guest: Guest, tmp_path: Path, tool: dict[str, Any]) -> None:
+    """A requirement that is nowhere fails with the tool's reason, which is in the log too."""
+    kind, failed = build(guest, tmp_path / "out", step="lock", requirements=["nowhere-thing"], tool=tool)
+    assert (kind, failed["code"]) == ("F", "requirements_failed")
+    assert "nowhere-thing" in failed["errorMessage"]
     assert "nowhere-thing" in guest.rest_of(guest.out_read)
 
 
 def test_environment_above_its_limit(guest: Guest, tmp_path: Path, index: Path) -> None:
-    """Requirements that are larger than allowed fail with both sizes."""
+    """Requirements that are larger than allowed fail with the limit and the option that raises it."""
     made = tools(index)
     if not made:
         pytest.skip("neither uv nor pip is installed beside this Python")
     tool = next(iter(made.values()))
-    kind, failed = build(
-        guest, tmp_path / "out", environment_only=True, requirements=["inner_thing"], tool=tool, limits={"bytes": 10}
-    )
+    kind, failed = build(guest, tmp_path / "out", "inner-thing==1.5", step="install", tool=tool, limits={"bytes": 10})
     assert (kind, failed["code"]) == ("F", "too_large")
-    assert "at most 10 bytes" in failed["errorMessage"]
+    assert "more than 10 bytes" in failed["errorMessage"]
+    assert "environment_size" in failed["errorMessage"]
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "words"),
+    [
+        ("error: Request failed after 3 retries\n  cause: Failed to fetch: http://u:p@i.example/six/\n  cause: dns error",
+         "index_unreachable", "the package index cannot be reached: http://i.example/six/"),
+        ("error: Failed to fetch `http://i.example/x.whl`\n  cause: HTTP status server error (503 Service Unavailable)",
+         "index_unreachable", "cannot be reached: http://i.example/x.whl"),
+        ("WARNING: Retrying after connection broken by 'NewConnectionError('", "index_unreachable", "cannot be reached"),
+        ("error: Failed to fetch `http://i.example/x.whl`\n  cause: HTTP status client error (404 Not Found)",
+         "requirements_failed", "404"),
+        ("error: No solution found when resolving dependencies\n  cause: Because there is no version of connection==1.504",
+         "requirements_failed", "Because there is no version of connection==1.504"),
+        ("error: No space left on device (os error 28)", "storage_full", "the disk is full"),
+    ],
+    ids=["dns", "503", "pip", "404", "version", "disk"],
+)  # fmt: skip
+def test_what_a_tools_words_mean(said: str, code: str, words: str) -> None:
+    """What may pass by itself is told from what will not, without the index's password."""
+    failure = install.failure_of(1, said.encode())
+    assert failure.code == code
+    assert words in failure.message
+    assert "u:p" not in failure.message + failure.log_tail
 
 
 @pytest.mark.parametrize(
@@ -210,10 +278,10 @@ def test_requirements_that_are_taken() -> None:
     ]
 
 
-def test_lock_without_hashes() -> None:
-    """A lock that is too long for one packet is told as pins."""
-    lock = "a==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:01\nb==2 --hash=sha256:ff\n"
-    assert [line.strip() for line in install.without_hashes(lock).splitlines()] == ["a==1", "b==2"]
+def test_pins_of_a_lock() -> None:
+    """A lock's pins are its lines without hashes and comments."""
+    lock = "# made\na==1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:01\nb==2 --hash=sha256:ff\n"
+    assert install.pins(lock) == ["a==1", "b==2"]
 
 
 def test_bundle_in_a_mounted_directory(guest: Guest, tmp_path: Path) -> None:
