@@ -254,6 +254,11 @@ class Service:
 
     # ---- events
 
+    @property
+    def is_told(self) -> bool:
+        """Whether what happens is still told here: not once the server stops."""
+        return not self.happenings.is_closed
+
     async def events(
         self, caller: Caller, name: str, *, after: int = 0, version: int | None = None, wait_s: float = 0.0, limit: int = 100
     ) -> tuple[list[dict[str, Any]], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +15,8 @@ from pyfaas.names import check_name
 from pyfaas.web import event
 
 _SMALL = 64 * 1024
-MAX_VERSION, MAX_TIME = 10**9, 10**12
+MAX_VERSION, MAX_TIME, MAX_CURSOR = 10**9, 10**12, 10**15
+BUDGET_FORM = "[0-9]{1,3}(\\.[0-9]{1,6})?"  # a percent, with its fraction
 ID_FORM, NAME_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[A-Za-z0-9_-]{1,64}"
 TOKEN_FORM = "[0-9]{11}\\.[0-9]{6}-" + ID_FORM  # a token's place in its list
 USAGE_FORM = "[0-9]{4}-[0-9]{2}-[0-9]{2}( [A-Za-z0-9_-]{1,64}){4} [0-9]{6}"  # a row's place among usage
@@ -108,6 +109,12 @@ async def body(request: web.Request, *keys: str) -> dict[str, Any]:
         if key not in keys:
             raise PyfaasError(Code.UNKNOWN_KEY, f"unknown key {key!r}", hint="known are " + ", ".join(keys))
     return value
+
+
+def policy(body: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """Return what a body says of staleness: in JSON 3.0 is a whole number too."""
+    found = {key: body[key] for key in keys if key in body}
+    return {key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in found.items()}
 
 
 def typed(kind: type, value: Any, key: str) -> Any:

@@ -13,8 +13,8 @@ from typing import Any
 from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import JobState, Scope
-from pyfaas.web.asked import ID_FORM, MAX_TIME, MAX_VERSION, NAME_FORM, TOKEN_FORM, USAGE_FORM
-from pyfaas.web.schemas import ANY, CODE_ID_PATTERN, ID, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
+from pyfaas.web.asked import BUDGET_FORM, ID_FORM, MAX_CURSOR, MAX_TIME, MAX_VERSION, NAME_FORM, TOKEN_FORM, USAGE_FORM
+from pyfaas.web.schemas import ANY, CODE_ID_PATTERN, ID, NAME, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
 
 JSON, NDJSON, BYTES, PROBLEM = "application/json", "application/x-ndjson", "application/octet-stream", "application/problem+json"
 
@@ -73,6 +73,7 @@ _LOG = {
 }
 _WAIT = {"wait": whole(0, 3600) | {"description": "seconds to wait for the end; at most 60 in one request"}}
 TIMEOUT_PATTERN = "^([1-9][0-9]{0,8}(\\.[0-9]{1,3})?(ms|s|m|h)?|0\\.[0-9]{0,2}[1-9](s|m|h)?)$"
+PROMOTE_PATTERN = "^([1-9][0-9]{3,7}ms|[1-9][0-9]{0,5}s|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$"
 _TIMEOUT: Schema = text(pattern=TIMEOUT_PATTERN, description="covers everything, waiting included; it only shortens")
 _CALL_HEADERS: dict[str, Schema] = {
     "Pyfaas-Timeout": _TIMEOUT,
@@ -117,6 +118,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         tag="functions",
         says="Publish a version",
         more="Two parts: `config`, JSON with the keys of pyfaas.toml, and `code`, a zip. The version is prepared beside the one that serves.",
+        query={
+            "alias": NAME | {"description": "the release alias that moves to the version once it is ready"},
+            "canary": whole(1, 100) | {"description": "percent that it sends there first; doubled until it is all. Needs alias"},
+            "promote_after": text(pattern=PROMOTE_PATTERN, description="the time from the first percent to all: 5m. Needs canary"),
+            "error_budget": text(pattern=f"^{BUDGET_FORM}$", description="percent of its runs that may fail, from 50 runs on. Needs canary"),
+        },
         body={
             "multipart/form-data": {
                 "type": "object",
@@ -189,7 +196,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/functions/{name}/rollback"): Operation(
         tag="functions",
-        says="Move a pointer back to its earlier ready version, and withdraw the one it left",
+        says="Move a pointer back, and withdraw the version that it left",
+        more="One with two versions, or with a canary, goes back to its main version alone; any other to the last ready version before.",
         body={JSON: ref("Rollback")},
         answers={200: _json("where the pointer is now", ref("RolledBack"))},
         errors=(*_WRITES, 413),
@@ -199,6 +207,21 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         says="Read a function's log",
         query={"version": VERSION, "id": ID | {"description": "of one invocation"}, **_LOG},
         answers={200: _LINES},
+        errors=(404,),
+    ),
+    ("GET", "/v1/functions/{name}/events"): Operation(
+        tag="functions",
+        says="Follow what happens to a function's versions",
+        more="Answers with what happened after a cursor, or waits for it; ask again with `next`. With `Accept: text/event-stream` it is a stream: "
+        "`id` is the cursor, `event` the kind, and `data` what an item is; with Last-Event-ID it goes on without a gap. Kept as long as logs.",
+        query={
+            "after": whole(0, MAX_CURSOR) | {"description": "events after this cursor"},
+            "wait": whole(0, 3600) | {"description": "seconds to wait for the first one; at most 60 in one request"},
+            "version": VERSION | {"description": "events that are about this version, or give it a weight"},
+            "limit": whole(1, 1000) | {"default": 100, "description": "events of one answer"},
+        },
+        headers={"Last-Event-ID": text(pattern="^[0-9]{1,15}$", description="goes on after this cursor, instead of `after`")},
+        answers={200: Answer(says="what happened", content={JSON: ref("EventPage"), "text/event-stream": ANY})},
         errors=(404,),
     ),
     ("GET", "/v1/functions/{name}/versions"): Operation(
@@ -226,7 +249,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("PUT", "/v1/functions/{name}/aliases/{alias}"): Operation(
         tag="functions",
-        says="Point a release alias at a version, or at several",
+        says="Point a release alias at a version, or at two, and say what it allows",
+        more="Keys of the staleness policy that are absent stay as they were, null removes them. It ends the alias's canary.",
         body={JSON: ref("AliasOrder")},
         is_body_needed=True,
         example={"version": 3, "weights": {"4": 10}},
@@ -280,6 +304,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         example={"name": "ada"},
         answers={201: _json("the account and its token, shown this once", ref("NewAccount"))},
         errors=(409, 413, 507),
+    ),
+    ("PUT", "/v1/accounts/{account}"): Operation(
+        tag="accounts",
+        says="Say what an account allows of staleness, wherever nothing narrower says otherwise",
+        more="The own account, or, for an admin, any. Keys that are absent stay as they were, null removes them.",
+        body={JSON: ref("AccountPolicy")},
+        is_body_needed=True,
+        example={"stale": "allow", "max_stale_time": "10s"},
+        answers={200: _json("the account", ref("Account"))},
+        errors=(404, 413, 507),
     ),
     ("DELETE", "/v1/accounts/{account}"): Operation(
         tag="accounts", says="Remove an account: its tokens die, its runs stop", answers={204: _GONE}, errors=(404, 409, 507)

@@ -19,6 +19,7 @@ from pyfaas.web import routes_accounts as accounts
 from pyfaas.web import routes_calls as calls
 from pyfaas.web import routes_functions as functions
 from pyfaas.web import routes_server as server
+from pyfaas.web import routes_versions as versions
 
 Handler = Callable[[Service, web.Request, Caller | None], Awaitable[Any]]
 
@@ -52,15 +53,16 @@ ROUTES = (
     Route("DELETE", "/v1/functions/{name}", functions.remove_function, Scope.DEPLOY),
     Route("POST", "/v1/functions/{name}/invoke", calls.invoke, Scope.INVOKE),
     Route("POST", "/v1/functions/{name}/map", calls.map_, Scope.INVOKE, limit=None),
-    Route("POST", "/v1/functions/{name}/rollback", functions.rollback, Scope.DEPLOY),
+    Route("POST", "/v1/functions/{name}/rollback", versions.rollback, Scope.DEPLOY),
     Route("GET", "/v1/functions/{name}/logs", calls.logs, Scope.READ),
-    Route("GET", "/v1/functions/{name}/versions", functions.list_versions, Scope.READ),
-    Route("GET", "/v1/functions/{name}/versions/{number}", functions.version, Scope.READ),
-    Route("DELETE", "/v1/functions/{name}/versions/{number}", functions.remove_version, Scope.DEPLOY),
-    Route("GET", "/v1/functions/{name}/aliases", functions.list_aliases, Scope.READ),
-    Route("GET", "/v1/functions/{name}/aliases/{alias}", functions.get_alias, Scope.READ),
-    Route("PUT", "/v1/functions/{name}/aliases/{alias}", functions.set_alias, Scope.DEPLOY),
-    Route("DELETE", "/v1/functions/{name}/aliases/{alias}", functions.remove_alias, Scope.DEPLOY),
+    Route("GET", "/v1/functions/{name}/events", versions.events, Scope.READ),
+    Route("GET", "/v1/functions/{name}/versions", versions.list_versions, Scope.READ),
+    Route("GET", "/v1/functions/{name}/versions/{number}", versions.version, Scope.READ),
+    Route("DELETE", "/v1/functions/{name}/versions/{number}", versions.remove_version, Scope.DEPLOY),
+    Route("GET", "/v1/functions/{name}/aliases", versions.list_aliases, Scope.READ),
+    Route("GET", "/v1/functions/{name}/aliases/{alias}", versions.get_alias, Scope.READ),
+    Route("PUT", "/v1/functions/{name}/aliases/{alias}", versions.set_alias, Scope.DEPLOY),
+    Route("DELETE", "/v1/functions/{name}/aliases/{alias}", versions.remove_alias, Scope.DEPLOY),
     Route("GET", "/v1/invocations", calls.list_jobs, Scope.READ),
     Route("GET", "/v1/invocations/{id}", calls.job, Scope.INVOKE),
     Route("DELETE", "/v1/invocations/{id}", calls.cancel_job, Scope.INVOKE),
@@ -68,6 +70,7 @@ ROUTES = (
     Route("POST", "/v1/invocations/{id}/replay", calls.replay_job, Scope.INVOKE),
     Route("GET", "/v1/accounts", accounts.list_accounts, Scope.READ),
     Route("POST", "/v1/accounts", accounts.create_account, Scope.ADMIN),
+    Route("PUT", "/v1/accounts/{account}", accounts.set_account, Scope.DEPLOY),
     Route("DELETE", "/v1/accounts/{account}", accounts.remove_account, Scope.ADMIN),
     Route("GET", "/v1/tokens", accounts.list_tokens, Scope.READ),
     Route("POST", "/v1/tokens", accounts.create_token, Scope.INVOKE),

@@ -11,6 +11,7 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.service.service import Service
 from pyfaas.web import asked
+from pyfaas.web.routes_versions import POLICY
 
 MAX_LABEL = 200
 
@@ -31,6 +32,12 @@ async def create_account(service: Service, request: web.Request, caller: Caller 
 async def list_accounts(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List the accounts that the caller may see."""
     return asked.paged(asked.page(request, asked.NAME_FORM), service.list_accounts(asked.known(caller)), lambda account: str(account["account"]))
+
+
+async def set_account(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Change what an account says of staleness."""
+    body = await asked.body(request, *POLICY)
+    return await service.set_account(asked.known(caller), request.match_info["account"], asked.policy(body, POLICY))
 
 
 async def remove_account(service: Service, request: web.Request, caller: Caller | None) -> Any:

@@ -13,7 +13,7 @@ from pyfaas.model import Caller
 from pyfaas.names import split_target
 from pyfaas.service.service import Service
 from pyfaas.web import asked, batch, event, streams
-from pyfaas.web.routes_functions import MAX_WAIT_S
+from pyfaas.web.routes_versions import MAX_WAIT_S
 
 _FOLLOW_S = 0.3
 AT_ONCE = 20  # items of a map at once, as many runs as a function has at once unless it says otherwise

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyfaas.errors import Code, Fault
-from pyfaas.model import JobState, Outcome, Scope, Shape, VersionState
+from pyfaas.model import CanaryState, EventKind, JobState, Outcome, Scope, Shape, VersionState
 from pyfaas.web.asked import ID_FORM, MAX_TIME, MAX_VERSION, NAME_FORM
 
 Schema = dict[str, Any]
@@ -89,6 +89,25 @@ OUTCOME = one_of(Outcome)
 DURATION = {"type": ["string", "number"], "description": "500ms, 30s, 5m or 1h; a bare number is seconds"}
 SIZE = {"type": ["string", "integer"], "description": "256M or 1G; a bare number is MiB"}
 
+PERCENT = whole(1, 100)
+POLICY: dict[str, Schema] = {
+    "stale": one_of(("allow", "forbid")),
+    "max_stale_time": text(),
+    "max_stale_requests": whole(),
+    "stale_percent": whole(0, 100),
+    "min_version": VERSION,
+    "max_wait": text(),
+}
+# Durations as text that anybody reads alike: what is shown can be sent again.
+CHANGED_POLICY: dict[str, Schema] = {
+    "stale": maybe(one_of(("allow", "forbid"))),
+    "max_stale_time": maybe(text(pattern="^[1-9][0-9]{0,5}(ms|s)$", description="500ms, 30s, 5m or 1h")),
+    "max_stale_requests": maybe(whole(0, 10**9)),
+    "stale_percent": maybe(whole(0, 100)),
+    "min_version": maybe(VERSION),
+    "max_wait": maybe(text(pattern="^([1-9][0-9]{0,4}ms|[1-9][0-9]{0,1}s)$", description="at most 900s")),
+}
+
 _CALLS: dict[str, Schema] = {
     "Queued": shown({"id": ID, "state": one_of(JobState)}, {"replay_of": ID}),
     "Attempt": shown(
@@ -130,8 +149,46 @@ _CALLS: dict[str, Schema] = {
     },
 }
 _FUNCTIONS: dict[str, Schema] = {
-    "Published": shown({"function": NAME, "version": VERSION, "state": one_of(VersionState), "changed": {"type": "boolean"}}),
-    "AliasTarget": shown({"version": VERSION, "weights": table(whole(1, 100))}),
+    "Published": shown(
+        {"function": NAME, "version": VERSION, "state": one_of(VersionState), "changed": {"type": "boolean"}},
+        {"canary": ref("Canary") | {"description": "of the release alias that moves to it, when one was named"}},
+    ),
+    "AliasTarget": shown({"version": VERSION, "weights": table(PERCENT), "canary": maybe(ref("Canary"))}, POLICY),
+    "Canary": shown(
+        {
+            "version": VERSION,
+            "base": maybe(VERSION) | {"description": "what the alias named before; null: nothing"},
+            "percent": PERCENT,
+            "step": whole() | {"description": "the place among steps, from 0"},
+            "steps": array(PERCENT),
+            "weight": whole(0, 100) | {"description": "percent that goes to the version now"},
+            "since": TIME | {"description": "when the step began"},
+            "next_at": maybe(TIME) | {"description": "when the next one is due"},
+            "runs": whole() | {"description": "runs of the version since the canary began"},
+            "faults": whole() | {"description": "those among them that failed"},
+            "error_budget": number() | {"description": "percent of the runs"},
+            "state": one_of(CanaryState),
+            "reason": text(description="what ended it, or holds it at its step"),
+        }
+    ),
+    "Event": shown(
+        {"cursor": whole(), "at": TIME, "kind": one_of(EventKind), "function": NAME, "version": VERSION},
+        {
+            "step": text(description="of preparing"),
+            "done": maybe(number()),
+            "total": maybe(number()),
+            "code": text(),
+            "message": text(),
+            "target": text(description="where a download went"),
+            "vm": text(),
+            "bytes": whole(),
+            "pointer": NAME,
+            "weights": table(PERCENT),
+            "from": VERSION,
+            "reason": text(),
+        },
+    ),
+    "EventPage": shown({"items": array(ref("Event")), "next": whole() | {"description": "the `after` of the next request"}}),
     "Function": shown(
         {
             "function": NAME,
@@ -167,13 +224,25 @@ _FUNCTIONS: dict[str, Schema] = {
             "containers": whole(),
             "withdrawn": {"type": "boolean"},
             "pointers": array(text()),
+            "shares": table(PERCENT) | {"description": "percent of each pointer's calls that it is to have"},
+            "running": array(
+                shown({"vm": text(), "container": text(), "state": one_of(("loading", "idle", "busy")), "calls": whole(), "idle_ms": whole(None)})
+            ),
+            "code_in": shown(
+                {"near_store": {"type": "boolean"}, "vms": array(shown({"vm": text(), "target": text(), "bytes": whole()}))}
+            ),
         }
     ),
     "VersionPage": _page("Version"),
     "RolledBack": shown({"function": NAME, "pointer": NAME, "version": VERSION, "withdrawn": VERSION}),
     "Aliases": table(ref("AliasTarget")),
     "AliasOrder": taken(
-        {"version": VERSION, "weights": maybe(table(whole(1, 100)) | {"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}})}, "version"
+        {
+            "version": VERSION,
+            "weights": maybe(table(whole(1, 99)) | {"propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}, "maxProperties": 1}),
+            **CHANGED_POLICY,
+        },
+        "version",
     ),
     "Rollback": taken({"pointer": maybe(text(description="`latest`, or a release alias"))}),
     "FunctionConfig": taken(
@@ -203,7 +272,11 @@ _FUNCTIONS: dict[str, Schema] = {
 }
 _ACCOUNTS: dict[str, Schema] = {
     "Whoami": shown({"account": NAME, "id": text(), "scopes": array(one_of(Scope)), "expires": maybe(TIME)}),
-    "Account": shown({"account": NAME, "id": text(pattern="^[0-9]{12}$"), "network": {"type": "boolean"}, "created": TIME}),
+    "Account": shown(
+        {"account": NAME, "id": text(pattern="^[0-9]{12}$"), "network": {"type": "boolean"}, "created": TIME},
+        {key: schema for key, schema in POLICY.items() if key != "min_version"},
+    ),
+    "AccountPolicy": taken({key: schema for key, schema in CHANGED_POLICY.items() if key != "min_version"}),
     "AccountPage": _page("Account"),
     "AccountOrder": taken({"name": NAME, "network": maybe({"type": "boolean"})}, "name"),
     "NewAccount": shown({"account": NAME, "id": text(), "token": text(description="shown this once")}),
@@ -309,7 +382,13 @@ _FAILURES: dict[str, Schema] = {
 _RUN, _AT = "0190a000-0000-7000-8000-000000000001", 1_700_000_000.25
 _EXAMPLES: dict[str, list[Any]] = {
     "Published": [{"function": "greet", "version": 2, "state": "preparing", "changed": False}],
-    "AliasTarget": [{"version": 3, "weights": {"4": 10}}],
+    "AliasTarget": [{"version": 3, "weights": {"4": 10}, "stale": "allow", "max_stale_time": "10s", "canary": None}],
+    "EventPage": [
+        {
+            "items": [{"cursor": 1700000000250, "at": _AT, "kind": "moved", "function": "greet", "version": 3, "pointer": "live", "weights": {"4": 10}}],
+            "next": 1700000000250,
+        }
+    ],
     "Queued": [{"id": _RUN, "state": "queued"}],
     "Invocation": [
         {

@@ -16,7 +16,7 @@ from pyfaas.calls import Request, Result, Sink
 from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError, not_found
-from pyfaas.model import Account, AccountId, Caller, InvocationId, Outcome, Scope, Token
+from pyfaas.model import Account, AccountId, Caller, CanaryOrder, InvocationId, Outcome, Scope, Token
 
 TOKENS = {
     "pf_all": frozenset({Scope.INVOKE, Scope.DEPLOY, Scope.READ}),
@@ -113,6 +113,9 @@ class FakeService:
         self.backup = FakeBackup()
         self.lines: list[tuple[int, dict[str, Any]]] = []
         self.public: set[str] = {"open"}
+        self.told: list[dict[str, Any]] = []
+        self.more = asyncio.Event()
+        self.is_told = True
 
     # ---- the hot path
 
@@ -214,10 +217,28 @@ class FakeService:
         after, limit = rest[4], rest[5]
         return [line for line in self.lines if line[0] > after][:limit]
 
-    async def publish(self, _who: Caller, name: str, config: dict[str, Any], packed: bytes) -> tuple[int, dict[str, Any]]:
+    async def publish(
+        self, _who: Caller, name: str, config: dict[str, Any], packed: bytes, order: CanaryOrder | None = None
+    ) -> tuple[int, dict[str, Any]]:
         """Take a publication."""
-        self.asked.append(("publish", (name, config, packed)))
+        self.asked.append(("publish", (name, config, packed, *([order] if order else []))))
         return 201, {"function": name, "version": 1, "state": "preparing", "changed": ["bundle"]}
+
+    async def events(
+        self, _who: Caller, name: str, *, after: int = 0, version: int | None = None, wait_s: float = 0.0, limit: int = 100
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Tell what happened after a cursor; wait for more until there is some, or the server stops."""
+        self.asked.append(("events", (name, after, version, wait_s, limit)))
+        if name == "unknown":
+            raise not_found("function", name)
+        while not (found := [each for each in self.told if each["cursor"] > after]) and self.is_told and wait_s:
+            self.more.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self.more.wait()
+            except TimeoutError:
+                break
+        return found[:limit], found[:limit][-1]["cursor"] if found else after
 
     def pin(self, request: Request) -> tuple[int, int]:
         """Know one version."""
@@ -270,6 +291,7 @@ SYNC: dict[str, Any] = {
     "limits": {"sync_payload": {"value": 1, "unit": "bytes", "key": "sync_payload"}},
 }
 ASYNC: dict[str, Any] = {
+    "set_account": {"account": "new"},
     "create_account": {"account": "new", "id": "000000000002", "token": "pf_new"},
     "remove_account": None,
     "create_token": {"id": "t2", "token": "pf_t2"},

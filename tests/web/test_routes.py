@@ -23,6 +23,7 @@ JSON = b"Content-Type: application/json\r\n"
 ID = "0190a000-0000-7000-8000-00000000000a"
 BODIES = {
     ("POST", "/v1/accounts"): b'{"name": "new"}',
+    ("PUT", "/v1/accounts/{account}"): b'{"stale": "forbid"}',
     ("POST", "/v1/tokens"): b'{"scopes": ["invoke"]}',
     ("PUT", "/v1/functions/{name}/aliases/{alias}"): b'{"version": 3, "weights": {"4": 10}}',
 }
