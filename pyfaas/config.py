@@ -17,8 +17,8 @@ from typing import Any
 from pyfaas.errors import Code, PyfaasError
 
 
-def _option(default: Any, help: str) -> Any:  # noqa: A002 - the word every option parser uses
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, one_of: tuple[str, ...] = ()) -> Any:  # noqa: A002 - the word every option parser uses
+    return field(default=default, metadata={"help": help, "one_of": one_of})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,9 @@ class Config:
     builds: int = _option(2, "preparations at once")
     preload: bool = _option(True, "prepare and load a version when it is published; false: when it is first named")
     download_to: str = _option(
-        "second-container", "where a new version's code goes beside the one that runs: second-container, instance-cache, same-container or near-store"
+        "second-container",
+        "where a new version's code goes beside the one that runs: second-container, instance-cache, same-container or near-store",
+        one_of=("second-container", "instance-cache", "same-container", "near-store"),
     )
     code_cache: int = _option(256 << 20, "code that one VM keeps in its own memory, bytes")
     grace_seconds: int = _option(60, "an idle container of a version that was left stays so long, for going back at once")
@@ -119,7 +121,10 @@ def _known(key: str, names: set[str], place: str) -> None:
 
 
 def _typed(key: str, value: Any, place: str) -> Any:
-    kind = next(f.type for f in fields(Config) if f.name == key)
+    found = next(f for f in fields(Config) if f.name == key)
+    kind, one_of = found.type, found.metadata["one_of"]
+    if one_of and value not in one_of:
+        raise PyfaasError(Code.INVALID_REQUEST, f"{place}: {key} must be one of {', '.join(one_of)}, not {value!r}")
     try:
         if kind == "int":
             return int(value)
