@@ -14,19 +14,42 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pyfaas.errors import Code, PyfaasError
+from pyfaas.ports import Transfers
 
 _DIGEST = re.compile(r"sha256-[0-9a-f]{64}")
-_TEMPORARY = ".part"
+_ENDING = ".zip"
+PART, NEAR = ".part", ".near"  # on its way; a copy of what is kept elsewhere (see `objects`)
 _HINT = "ask the operator to free space in the data directory"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+class Fresh:
+    """The bundles that were put lately: what for may not be told yet, so that nothing else shows that they are needed."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._now: set[str] = set()
+        self._before: set[str] = set()
+
+    def add(self, digest: str) -> None:
+        """Take in what is being put."""
+        self._now.add(digest)
+
+    def turn(self) -> None:
+        """Say that `names` is called: what was put before its last call is not fresh any more."""
+        self._now, self._before = set(), self._now
+
+    def __contains__(self, digest: str) -> bool:
+        """Whether it was put since the call of `names` before the last."""
+        return digest in self._now or digest in self._before
+
+
 class BundleDirectory:
-    """`ports.Bundles` in one directory; calls that touch the disk run in a thread."""
+    """`ports.Bundles` in one directory; calls that touch the disk run in a thread. What is there is near: nothing is ever brought."""
 
     def __init__(self, directory: Path, reserve: int = 0) -> None:
         """Make the directory when missing, and remove what an interrupted write left. Raises storage_full or internal.
@@ -35,12 +58,14 @@ class BundleDirectory:
         """
         self._directory, self._reserve = directory, reserve
         self._turn = threading.Lock()
-        self._fresh: tuple[set[str], set[str]] = (set(), set())  # put since the last `names`, and since the one before
-        with _translated():
+        self._fresh = Fresh()
+        self.transfers = Transfers()
+        with translated():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
-            for leftover in directory.glob("*" + _TEMPORARY):
-                leftover.unlink(missing_ok=True)
+            for ending in (PART, NEAR):
+                for leftover in directory.glob("*" + ending):
+                    leftover.unlink(missing_ok=True)
 
     async def put(self, digest: str, packed: bytes) -> None:
         """Keep a bundle; on the disk when this returns. One that is there stays as it is.
@@ -53,11 +78,14 @@ class BundleDirectory:
         """Whether the bundle is there, whole."""
         return await asyncio.to_thread(self._file(digest).exists)
 
-    async def path_name(self, digest: str) -> str:
+    async def path_name(self, digest: str, told: Callable[[int, int], None] | None = None) -> str:  # noqa: ARG002 - the port's
         """Return the file's name inside the directory. Raises not_found."""
         if not await self.has(digest):
-            raise PyfaasError(Code.NOT_FOUND, f"no bundle {digest}")
+            raise missing(digest, "it is not in the data directory; was it published with another value of the option bundles?")
         return self._file(digest).name
+
+    async def release(self, digest: str) -> None:
+        """Do nothing: it is kept here."""
 
     async def names(self) -> Collection[str]:
         """Return the bundles that are there, by digest."""
@@ -72,18 +100,16 @@ class BundleDirectory:
         await asyncio.to_thread(self._remove, self._file(digest), keeps_fresh=True)
 
     def _file(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise PyfaasError(Code.INVALID_REQUEST, f"{digest[:80]!r} is not the name of a bundle")
-        return self._directory / (digest + ".zip")
+        return self._directory / file_name(digest)
 
     def _put(self, file: Path, packed: bytes) -> None:
-        temporary = file.with_name(f"{file.stem}.{secrets.token_hex(8)}{_TEMPORARY}")
-        with _translated():
+        temporary = file.with_name(f"{file.stem}.{secrets.token_hex(8)}{PART}")
+        with translated():
             with self._turn:
-                self._fresh[0].add(file.stem)
+                self._fresh.add(file.stem)
                 if file.exists():
                     return
-            self._refuse_below_reserve(len(packed))
+            self.check_room(len(packed))
             try:
                 _write_synced(temporary, packed)
                 temporary.rename(file)
@@ -91,7 +117,8 @@ class BundleDirectory:
                 temporary.unlink(missing_ok=True)
             sync_directory(self._directory)
 
-    def _refuse_below_reserve(self, size: int) -> None:
+    def check_room(self, size: int) -> None:
+        """Raise storage_full when the disk would have less than the reserve left; OSError when it cannot be asked."""
         found = os.statvfs(self._directory)
         free = found.f_bavail * found.f_frsize
         if free < self._reserve + size:
@@ -104,20 +131,39 @@ class BundleDirectory:
 
     def _names(self) -> Collection[str]:
         with self._turn:
-            self._fresh = (set(), self._fresh[0])
-        with _translated():
-            return [name.removesuffix(".zip") for name in os.listdir(self._directory) if name.endswith(".zip")]
+            self._fresh.turn()
+        with translated():
+            return [digest for name in os.listdir(self._directory) if (digest := digest_of(name))]
 
     def _remove(self, file: Path, *, keeps_fresh: bool = False) -> None:
-        with _translated():
+        with translated():
             with self._turn:
-                if not (keeps_fresh and any(file.stem in fresh for fresh in self._fresh)):
+                if not (keeps_fresh and file.stem in self._fresh):
                     file.unlink(missing_ok=True)
             sync_directory(self._directory)
 
 
+def file_name(digest: str) -> str:
+    """Return how a bundle is called wherever it is kept; raises invalid_request for what is no digest."""
+    if not _DIGEST.fullmatch(digest):
+        raise PyfaasError(Code.INVALID_REQUEST, f"{digest[:80]!r} is not the name of a bundle")
+    return digest + _ENDING
+
+
+def digest_of(name: str) -> str:
+    """Return the digest of the bundle that is kept under a name, "" for what is none."""
+    digest = name.removesuffix(_ENDING)
+    return digest if digest != name and _DIGEST.fullmatch(digest) else ""
+
+
+def missing(digest: str, hint: str) -> PyfaasError:
+    """Return the error for a bundle that is not there."""
+    return PyfaasError(Code.NOT_FOUND, f"no bundle {digest}", hint=hint, evidence={"bundle": "missing"})
+
+
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Raise storage_full or internal for an OSError."""
     try:
         yield
     except OSError as error:
