@@ -329,8 +329,8 @@ class Dispatcher:
         account, entry = call.account, call.entry
         account.running -= 1
         entry.running -= 1
-        if entry.counted is not None and call.lane is not None:
-            entry.counted(call.lane.version.number, result.outcome)
+        if entry.counted is not None and result.executed is not None:  # what ended before it ran says nothing of the code
+            entry.counted(result.executed, result.outcome)
         if account.held:
             self._admit_held(account)
         call.sink.done(result)
