@@ -38,10 +38,17 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
 def test_every_option_can_come_from_the_environment() -> None:
     """No field is forgotten: each is read from its variable and gets its own type."""
     for f in dataclasses.fields(Config):
-        text = {"int": "7", "bool": "true", "str": "word"}[str(f.type)]
+        word = next(reversed(f.metadata["one_of"]), "word")
+        text = {"int": "7", "bool": "true", "str": word}[str(f.type)]
         config, origin = load({}, {"PYFAAS_" + f.name.upper(): text})
-        assert getattr(config, f.name) == {"int": 7, "bool": True, "str": "word"}[str(f.type)]
+        assert getattr(config, f.name) == {"int": 7, "bool": True, "str": word}[str(f.type)]
         assert origin[f.name] == "PYFAAS_" + f.name.upper()
+
+
+def test_a_choice_is_one_of_its_words() -> None:
+    """An option with choices takes no other word, and the refusal names them."""
+    with pytest.raises(PyfaasError, match="download_to must be one of second-container, .*near-store, not 'moon'"):
+        load({"download_to": "moon"}, {})
 
 
 def test_every_option_says_what_it_is() -> None:
