@@ -18,7 +18,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pyfaas.config import Config
@@ -35,7 +35,7 @@ class Handover:
     pipe that only the server holds: launcher and server end together; `inherit` is where a predecessor's connections
     come from, -1 without one. `uid` is what it becomes, 0 for nothing else; `needed` are the paths that it reads;
     `layers` are live or not, those in `weaker` were given up; `tool` is how requirements are installed, `binds` what an
-    installation sees of the host.
+    installation sees of the host; `place` is where bundles are kept, credentials included, empty for the data directory.
     """
 
     config: Config
@@ -50,6 +50,7 @@ class Handover:
     weaker: tuple[str, ...]
     tool: Mapping[str, Any]
     binds: tuple[str, ...] = ()
+    place: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def encode(self) -> bytes:
         """Return the value as JSON."""
