@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pyfaas import premises
-from pyfaas.adapters import indexes
+from pyfaas.adapters import indexes, places
 from pyfaas.children import Child, Team
 from pyfaas.config import Config, process_environment
 from pyfaas.handover import Handover
@@ -44,7 +44,8 @@ main(given)
 
 
 def survey(config: Config) -> Handover:
-    """Find out all that a server is given but its descriptors; raises Refused, LayerMissing or ValueError."""
+    """Find out all that a server is given but its descriptors; raises Refused, LayerMissing, PyfaasError or ValueError."""
+    place = places.find(config.bundles, config.s3_endpoint, config.s3_region, process_environment())
     layers = doctor.layers()
     allowed = [name for name in config.allow_weaker_isolation.split(",") if name]
     premises.ask_for_scope(has_cgroups=any(layer.live for layer in layers if layer.name == "cgroups"))
@@ -58,6 +59,7 @@ def survey(config: Config) -> Handover:
         weaker=tuple(weaker),
         tool=found.order(),
         binds=found.binds,
+        place=place,
     )
 
 
