@@ -27,8 +27,8 @@ from typing import Any
 import uvloop
 
 from pyfaas.adapters.backups import BackupDirectory
-from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.clock import SystemClock
+from pyfaas.adapters.places import open_bundles
 from pyfaas.adapters.sqlite.copying import copy
 from pyfaas.adapters.sqlite.locks import SqliteLocks
 from pyfaas.adapters.sqlite.queue import SqliteQueue
@@ -118,7 +118,7 @@ class Server:
         self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
         self.fleet.tell = happenings.tell
         dispatcher = Dispatcher(self.config, registry, self.fleet, finisher, self.clock)
-        bundles, trees = BundleDirectory(data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
+        bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)
         environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool)
         preparing = Preparing(self.config, self.workers, bundles, environments, self.journal, self.clock, happenings)
