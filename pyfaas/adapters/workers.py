@@ -124,10 +124,12 @@ class SandboxWorkers:
         self._vms.clear()
         self.on_lost()
 
-    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
+    async def open_vm(
+        self, *, network: bool = False, limits: Limits | None = None, is_background: bool = False
+    ) -> tuple[str, Container]:
         """Make a VM with one blank; raises no_capacity when no launcher comes back in time."""
         launcher = await self._live()
-        spec = VmSpec(network=Network.HOST if network else Network.NONE, limits=limits or Limits())
+        spec = VmSpec(network=Network.HOST if network else Network.NONE, limits=limits or Limits(), is_background=is_background)
         vm = await launcher.create_vm(spec)
         self._vms[vm.id] = vm
         return vm.id, Box(vm.first, vm.id)
@@ -135,6 +137,10 @@ class SandboxWorkers:
     async def fork(self, vm: str, *, is_hurried: bool = False) -> Container:
         """Fork another blank into a VM; hurried when a call waits for it."""
         return Box(await self._vm(vm).fork(is_hurried=is_hurried), vm)
+
+    async def hurry(self, vm: str) -> None:
+        """End a VM's stay in the background."""
+        await self._vm(vm).hurry()
 
     async def close_vm(self, vm: str) -> None:
         """End a VM and all in it."""

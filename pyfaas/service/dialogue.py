@@ -77,7 +77,9 @@ class BuildVm:
     async def __aenter__(self) -> BuildVm:
         """Make it; raises PreparationFailed."""
         with _translated("no VM could be made to prepare it"):
-            self.id, self.first = await self._workers.open_vm(network=self._network, limits=self._limits)
+            self.id, self.first = await self._workers.open_vm(
+                network=self._network, limits=self._limits, is_background=True
+            )
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -102,6 +104,11 @@ class BuildVm:
             box.limit(limits)
             await box.attach(mounts)
 
+    async def hurry(self) -> None:
+        """Let it have its share of the processors, should nobody leave it any."""
+        with contextlib.suppress(SandboxError, PyfaasError):  # it has just ended, which is told otherwise
+            await self._workers.hurry(self.id)
+
     async def fork(self) -> Container:
         """Make another blank in it; raises PreparationFailed."""
         with _translated("no container could be made to prepare it"):
@@ -125,9 +132,9 @@ def _translated(what: str) -> Iterator[None]:
 class Dialogue:
     """One order to one container; its output becomes the version's build log."""
 
-    def __init__(self, box: Container, journal: Journal, version: Version, clock: Clock) -> None:
-        """Listen to a blank."""
-        self._box, self._journal, self._version, self._clock = box, journal, version, clock
+    def __init__(self, vm: BuildVm, box: Container, journal: Journal, version: Version, clock: Clock) -> None:
+        """Listen to a blank of a VM."""
+        self._vm, self._box, self._journal, self._version, self._clock = vm, box, journal, version, clock
         self._answer: asyncio.Future[bytes | Ending] = asyncio.get_running_loop().create_future()
         self._told: Callable[[str, int, int], None] | None = None
         self._log: list[bytes] = []
@@ -141,15 +148,21 @@ class Dialogue:
         fields = {**order.fields, "lock_bytes": len(order.lock)} if order.lock else order.fields
         self._box.send((packet(Kind.LOAD, json.dumps(fields).encode()), *parts(order.lock, 0)))
         until = self._clock.monotonic() + order.timeout_s
-        while not self._answer.done() and self._clock.monotonic() < until:
-            await asyncio.wait({self._answer}, timeout=_LOOK_S)
-            self._read_log()
-        self._read_log()
+        await self._wait(until - order.timeout_s / 2)
+        if not self._answer.done():
+            await self._vm.hurry()  # calls may have left it no processor, which is no reason to fail
+        await self._wait(until)
         tail = b"".join(self._log)[-_TAIL:].decode("utf-8", "replace")
         if not self._answer.done():
             self._box.kill()
             raise PreparationFailed("timeout", f"it took longer than {order.timeout_s:g} s", tail)
         return _read(self._answer.result(), tail), self._lock.decode("utf-8", "replace")
+
+    async def _wait(self, until: float) -> None:
+        while not self._answer.done() and self._clock.monotonic() < until:
+            await asyncio.wait({self._answer}, timeout=_LOOK_S)
+            self._read_log()
+        self._read_log()
 
     def _said(self, what: bytes) -> None:
         if self._answer.done():

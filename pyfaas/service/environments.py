@@ -150,13 +150,13 @@ class Environments:
         fields = {"step": "lock", "requirements": list(version.revision.requirements)}
         async with BuildVm(self._workers, LIMITS, network=True) as vm:
             await vm.give(vm.first, LIMITS, ())
-            return (await Dialogue(vm.first, self._journal, version, self._clock).ask(self._order(fields, b"", tell)))[1]
+            return (await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(self._order(fields, b"", tell)))[1]
 
     async def _install(self, version: Version, name: str, lock: str, tell: Told) -> str:
         async with BuildVm(self._workers, LIMITS, network=True) as vm:
             await vm.give(vm.first, LIMITS, [await vm.stage()])
             order = self._order({"step": "install", "out": OUT}, lock.encode(), tell)
-            await Dialogue(vm.first, self._journal, version, self._clock).ask(order)
+            await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(order)
             await vm.commit("environments", name)
         return name
 

@@ -19,7 +19,7 @@ from typing import Any
 from pyfaas.config import Config
 from pyfaas.errors import PyfaasError
 from pyfaas.model import EventKind, Version
-from pyfaas.ports import Bundles, Clock, Mounted, Workers
+from pyfaas.ports import Bundles, Clock, Container, Mounted, Workers
 from pyfaas.service.dialogue import BuildVm, Dialogue, Order, lost
 from pyfaas.service.environments import LIMITS, OUT, Environments
 from pyfaas.service.happenings import Happenings
@@ -76,16 +76,16 @@ class Preparing:
             await vm.give(vm.first, LIMITS, mounts)
             limits = {"bytes": self._config.bundle_unpacked}
             order = {"do": "build", "step": "compile", "bundle": "/app/bundle", "out": OUT, "limits": limits}
-            await self._ask(vm.first, version, Order(fields=order, timeout_s=_COMPILE_S, told=told))
+            await self._ask(vm, vm.first, version, Order(fields=order, timeout_s=_COMPILE_S, told=told))
             await vm.commit("prepared", version.code_id)
             told("probe", 0, 0)
             probe, memory = await vm.fork(), version.revision.memory_bytes
             await vm.give(probe, Limits(memory_bytes=memory, tmp_bytes=memory // 2), mounts_of(version))
             load = load_order(version, function, account, self._config)
-            return await self._ask(probe, version, Order(fields=load, timeout_s=version.revision.init_timeout_ms / 1000))
+            return await self._ask(vm, probe, version, Order(fields=load, timeout_s=version.revision.init_timeout_ms / 1000))
 
-    async def _ask(self, box: Any, version: Version, order: Order) -> Mapping[str, Any]:
-        return (await Dialogue(box, self._journal, version, self._clock).ask(order))[0]
+    async def _ask(self, vm: BuildVm, box: Container, version: Version, order: Order) -> Mapping[str, Any]:
+        return (await Dialogue(vm, box, self._journal, version, self._clock).ask(order))[0]
 
 
 class Telling:

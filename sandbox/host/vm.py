@@ -31,6 +31,10 @@ class Vm:
         """Make a directory in the staging store that this VM's code may write."""
         await self._launcher.ask("stage", self.id, name)
 
+    async def hurry(self) -> None:
+        """Give a VM in the background the same share of the processors as others."""
+        await self._launcher.ask("hurry", self.id)
+
     async def destroy(self) -> None:
         """End the VM and everything in it."""
         await self._launcher.ask("destroy", self.id)

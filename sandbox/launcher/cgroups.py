@@ -135,6 +135,21 @@ class Leaf:
             if path is not None and (file not in _SWAP_FILES or os.path.exists(path)):
                 _write(path, value)
 
+    def weigh(self, *, is_background: bool) -> None:
+        """Let the group have the processors only when no other wants them, or as any other.
+
+        Measured on two processors kept busy by three processes of another group, a wakeup's 99th percentile: 10 to 20 ms beside an
+        ordinary group or one of the least weight, 3 beside `cpu.idle` (Linux 5.15), whose tasks any wakeup preempts, 1 to 4 alone.
+        """
+        idle = self._file("cpu.idle")
+        if idle is not None and os.path.exists(idle):
+            _write(idle, "1" if is_background else "0")
+            return
+        file, least, usual = ("cpu.shares", "2", "1024") if self._is_v1 else ("cpu.weight", "1", "100")
+        path = self._file(file)
+        if path is not None:
+            _write(path, least if is_background else usual)
+
     def descriptors(self) -> list[tuple[str, int]]:
         """Open what the host needs: limit files for writing, counters for reading, cgroup.kill. The caller closes them."""
         opened = []

@@ -37,6 +37,7 @@ from sandbox.spec import Limits, Usage
 _WORD = re.compile(r"[A-Za-z0-9._:-]{1,160}")
 _PRELOADED = ("json", "traceback", "importlib", "re", "linecache", "tokenize", "datetime", "typing", "collections", "functools", "contextlib")
 _MAX_COMMAND = 4096
+_LEAST = 19  # of setpriority(2)
 
 
 class Launcher:
@@ -170,8 +171,8 @@ class Launcher:
 
     # ---- making
 
-    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str) -> None:
-        """Make a VM with one blank; answers when the blank has reported."""
+    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str, ground: str = "") -> None:
+        """Make a VM with one blank, in the `background` when that is said; answers when the blank has reported."""
         limits = Limits(memory_bytes=int(memory), pids=int(pids), cpu=int(cpu_milli) / 1000, tmp_bytes=int(tmp))
         self.made += 1
         vm_id = f"{self.tag}-{self.made}"
@@ -186,6 +187,9 @@ class Launcher:
                 if leaf is not None:
                     leaf.remove()
             raise
+        vm.is_background = ground == "background"
+        if vm.is_background and group is not None:
+            group.weigh(is_background=True)
         self.vms[vm_id] = vm
         self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
         self._watch(vm.pidfd, lambda: self._vm_ended(vm))
@@ -231,6 +235,8 @@ class Launcher:
             if leaf is not None:
                 leaf.remove()  # or the VM's group could never be removed
             raise
+        if vm.is_background:
+            os.setpriority(os.PRIO_PROCESS, box.pid, _LEAST)  # the disk's order follows it too: ioprio_get(2)
         vm.containers[box.id] = box
         self._watch(box.report.fileno(), lambda: self._container_reports(vm, box))
         self._watch(box.pidfd, lambda: self._container_ended(vm, box))
@@ -370,6 +376,17 @@ class Launcher:
             processes.kill(box.pid)
         return container_id
 
+    def hurry(self, _request: str, vm_id: str) -> str:
+        """End a VM's stay in the background."""
+        vm = self._living(vm_id)
+        vm.is_background = False
+        if vm.group is not None:
+            vm.group.weigh(is_background=False)
+        for box in vm.containers.values():
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # an ordinary user may not; it has ended
+                os.setpriority(os.PRIO_PROCESS, box.pid, 0)
+        return vm_id
+
     # ---- code
 
     def attach(self, _request: str, vm_id: str, container_id: str, tmp_bytes: str, *mounts: str) -> str:
@@ -460,6 +477,7 @@ _VERBS: dict[str, Callable[..., str | None]] = {
     "attach": Launcher.attach,
     "kill": Launcher.kill,
     "destroy": Launcher.destroy,
+    "hurry": Launcher.hurry,
     "stage": Launcher.stage,
     "commit": Launcher.commit,
     "discard": Launcher.discard,
