@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pyfaas.decisions import canary as canaries
-from pyfaas.model import Canary, CanaryState, EventKind, FunctionId, Outcome, PointerMove, StalePolicy, Version
+from pyfaas.model import Canary, CanaryState, EventKind, FunctionId, Outcome, PointerMove, StalePolicy, Version, VersionState
 from pyfaas.ports import Clock, Store
 from pyfaas.service.happenings import Happenings
 from pyfaas.service.registry import Entry
@@ -169,7 +169,8 @@ class Pointers:
         for number in withdrawn:
             self.tell(entry, number, EventKind.WITHDRAWN)
         for number in (version, *weights):
-            self._advance(entry, entry.versions[number])
+            if entry.versions[number].state is VersionState.READY:
+                self._advance(entry, entry.versions[number])
         return move
 
     async def end(self, entry: Entry, canary: Canary, reason: str) -> None:

@@ -21,6 +21,7 @@ from pyfaas.service.registry import Entry, Registry
 
 log = logging.getLogger(__name__)
 _TICK_S = 1.0
+_SHORTEST_S = 0.01
 _BACK_OFF_S = 30.0  # at most, between two tries while the store cannot be written
 
 
@@ -44,16 +45,22 @@ class Rollouts:
                 self._prepare(self._registry.entries[canary.function], version)
 
     async def run(self) -> None:
-        """Tick each second, and when there is something to decide; until cancelled."""
+        """Tick each second, when a step is due, and when there is something to decide; until cancelled."""
         woken = self._pointers.woken
         while True:
             await self.tick()
             try:
-                async with asyncio.timeout(_TICK_S):
+                async with asyncio.timeout(self._pause_s()):
                     await woken.wait()
             except TimeoutError:
                 pass  # the next second
             woken.clear()
+
+    def _pause_s(self) -> float:
+        now = self._pointers.clock.now()
+        running = (canary for canary in self._pointers.all_live() if canary.state is CanaryState.RUNNING)
+        due = (canary.since + canaries.step_s(canary) - now for canary in running)
+        return min([_TICK_S, *(max(left, _SHORTEST_S) for left in due if left > 0 and self._again_at == 0.0)])
 
     async def stop(self, running: asyncio.Task[None]) -> None:
         """End the task of `run`, and write what was counted; what cannot be written now is lost."""
@@ -119,7 +126,7 @@ class Rollouts:
         except PyfaasError as error:
             self._put_off(error)
         else:
-            self._back_off_s = _TICK_S
+            self._again_at, self._back_off_s = 0.0, _TICK_S
         live = {(canary.function, canary.version) for canary in self._pointers.all_live()}
         self._failed &= live
 

@@ -446,8 +446,7 @@ class Service:
         fleet, key = self.dispatcher.fleet, (entry.function.id, version.number)
         containers = sum(lane.containers for lane in fleet.lanes.values() if lane.key == key)
         running = views.running_view(fleet.pool, key, self._clock.monotonic())
-        places: Sequence[Mapping[str, Any]] = getattr(fleet, "places", lambda _key: ())(key)
-        return views.version_view(entry, version, containers, running, places)
+        return views.version_view(entry, version, containers, running, fleet.downloads.places(version))
 
 
 class _Waiter:
