@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +17,7 @@ from pyfaas.web import asked, streams
 MAX_WAIT_S = 60
 POLICY = ("stale", "max_stale_time", "max_stale_requests", "stale_percent", "min_version", "max_wait")
 _COMMENT_S = 15.0
+_Found = tuple[list[dict[str, Any]], int]  # events, and the cursor to go on from
 _AT_ONCE = 100  # events of one write: a reader that is slow is not given more before it took these
 
 
@@ -92,8 +95,10 @@ async def events(service: Service, request: web.Request, caller: Caller | None) 
     wait = min(MAX_WAIT_S, asked.query_number(request, "wait", 0, 0, 3600))
     if "text/event-stream" in request.headers.get("Accept", ""):
         return await _follow(service, request, me, name, _resumed(request, after), number=number)
-    is_head = request.method == "HEAD"
-    items, cursor = await service.events(me, name, after=after, version=number, wait_s=0 if is_head else wait, limit=limit)
+    reader, is_head = _Reader(), request.method == "HEAD"
+    with streams.noticed(request, reader):
+        found = await reader.take(service.events(me, name, after=after, version=number, wait_s=0 if is_head else wait, limit=limit))
+    items, cursor = found or ([], after)
     return {"items": items, "next": cursor}
 
 
@@ -107,35 +112,48 @@ def _resumed(request: web.Request, after: int) -> int:
 
 
 class _Reader:
-    """Whoever reads a stream, as the connection knows it."""
+    """Whoever waits for events, as the connection knows it."""
 
     def __init__(self) -> None:
         """Be there."""
         self.is_gone = False
+        self._waiting: asyncio.Future[_Found] | None = None
+
+    async def take(self, found: Coroutine[Any, Any, _Found]) -> _Found | None:
+        """Wait for events; None when the client left meanwhile."""
+        self._waiting = asyncio.ensure_future(found)
+        try:
+            return await self._waiting
+        except asyncio.CancelledError:
+            if not self.is_gone:
+                raise
+            return None
 
     def left(self) -> None:
-        """Take note that it has gone."""
+        """Take note that it has gone: nobody waits any more."""
         self.is_gone = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
 
 async def _follow(service: Service, request: web.Request, me: Caller, name: str, after: int, *, number: int | None) -> web.StreamResponse:
     """Stream events until the client leaves, the function is removed, or the server stops."""
-    items, after = await service.events(me, name, after=after, version=number, limit=_AT_ONCE)
+    found: _Found | None = await service.events(me, name, after=after, version=number, limit=_AT_ONCE)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     reader = _Reader()
     with streams.noticed(request, reader):
         try:
             await response.prepare(request)
-            if request.method == "HEAD":
-                return response
-            while not reader.is_gone and service.is_told:
+            while found is not None and service.is_told and request.method != "HEAD":
+                items, after = found
                 await response.write(b"".join(map(_framed, items)) or b": nothing new\n\n")
-                items, after = await service.events(me, name, after=after, version=number, wait_s=_COMMENT_S, limit=_AT_ONCE)
+                found = await reader.take(service.events(me, name, after=after, version=number, wait_s=_COMMENT_S, limit=_AT_ONCE))
         except PyfaasError:
             pass  # the function is gone: so is its stream
         except ConnectionResetError:
             return response
-        await response.write_eof()
+        if not reader.is_gone:
+            await response.write_eof()
     return response
 
 

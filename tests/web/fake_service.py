@@ -116,6 +116,7 @@ class FakeService:
         self.told: list[dict[str, Any]] = []
         self.more = asyncio.Event()
         self.is_told = True
+        self.waiting = 0
 
     # ---- the hot path
 
@@ -233,11 +234,14 @@ class FakeService:
             raise not_found("function", name)
         while not (found := [each for each in self.told if each["cursor"] > after]) and self.is_told and wait_s:
             self.more.clear()
+            self.waiting += 1
             try:
                 async with asyncio.timeout(wait_s):
                     await self.more.wait()
             except TimeoutError:
                 break
+            finally:
+                self.waiting -= 1
         return found[:limit], found[:limit][-1]["cursor"] if found else after
 
     def pin(self, request: Request) -> tuple[int, int]:
