@@ -1,8 +1,8 @@
-"""The real database in a temporary directory."""
+"""The real database in a temporary directory, and a real object store in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from pyfaas.adapters.sqlite.connection import Database
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
+from tests.adapters.object_store import ObjectStore, object_store
 
 
 @pytest_asyncio.fixture
@@ -32,3 +33,16 @@ def store(database: Database) -> SqliteStore:
 def sqlite_queue(database: Database) -> SqliteQueue:
     """Give the queue over the database."""
     return SqliteQueue(database)
+
+
+@pytest.fixture(scope="session")
+def _object_store() -> Iterator[ObjectStore]:
+    with object_store() as opened:
+        yield opened
+
+
+@pytest.fixture
+def objects(_object_store: ObjectStore) -> ObjectStore:
+    """Give the object store, as if it were new."""
+    _object_store.reset()
+    return _object_store

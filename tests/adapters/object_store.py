@@ -38,6 +38,7 @@ from typing import Any
 
 BUCKET = "code"
 REGION = "us-east-1"
+PAGE = 10  # keys that one answer lists, so that a few objects show that all pages are read
 ACCOUNT = "123456789012"  # moto's only one
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PIECE = 1 << 14
@@ -57,6 +58,11 @@ class ObjectStore:
     def flags(self) -> list[str]:
         """The options of `pyfaas serve` that keep bundles there."""
         return ["-s", f"bundles=s3://{self.bucket}/bundles", "-s", f"s3_endpoint={self.endpoint}", "-s", f"s3_region={REGION}"]
+
+    def place(self, prefix: str = "bundles") -> dict[str, str]:
+        """What the adapter is given, for tests without a server."""
+        keys = {"access_key_id": "test-key", "secret_access_key": "test-secret"}
+        return {"bucket": self.bucket, "prefix": prefix, "endpoint": self.endpoint, "region": REGION, **keys}
 
     @property
     def env(self) -> dict[str, str]:
@@ -100,6 +106,10 @@ class ObjectStore:
         """Change one byte of an object for good; what was kept beside it, its metadata, stays."""
         self._do("spoil", key=key)
 
+    def reset(self) -> None:
+        """Be as new: well, fast and empty."""
+        self._do("reset")
+
     def counts(self) -> Mapping[str, int]:
         """Return how many downloads (`gets`) and uploads (`puts`) began, and the bytes of downloads that were sent (`bytes`)."""
         found: Mapping[str, int] = self._do("counts")
@@ -120,7 +130,8 @@ def object_store(*, bytes_per_second: int = 0, certificate: Path | None = None) 
     if certificate is not None:
         command += ["--certificate", str(certificate)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=_REPOSITORY, stdin=pipe, stdout=pipe, text=True) as process:
+    env = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
+    with subprocess.Popen(command, cwd=_REPOSITORY, stdin=pipe, stdout=pipe, text=True, env=env) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         try:
@@ -288,6 +299,12 @@ async def _obey(proxy: Proxy, order: Mapping[str, Any]) -> Any:
             kept.value = kept.value[:middle] + bytes([kept.value[middle] ^ 1]) + kept.value[middle + 1 :]
         case "counts":
             return proxy.counts
+        case "reset":
+            for key in list(store.buckets[BUCKET].keys):
+                store.delete_object(BUCKET, key)
+            proxy.bytes_per_second = proxy.cut_at = proxy.cuts = proxy.flips = 0
+            proxy.counts = dict.fromkeys(proxy.counts, 0)
+            await proxy.open()
         case unknown:
             raise ValueError(unknown)
     return None

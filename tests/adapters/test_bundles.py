@@ -1,4 +1,4 @@
-"""The bundle directory: whole files, only the server's to read."""
+"""Bundles, wherever they are kept: one contract for the data directory and for object storage, then what is the directory's own."""
 
 from __future__ import annotations
 
@@ -6,70 +6,133 @@ import asyncio
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.clock import SystemClock
+from pyfaas.adapters.places import open_bundles
 from pyfaas.errors import Code, PyfaasError
+from pyfaas.ports import Bundles
+from tests.adapters.object_store import PAGE, ObjectStore
 
 DIGEST = "sha256-" + "a" * 64
 
 
+@pytest.fixture(params=["directory", "objects"])
+def place(request: pytest.FixtureRequest, objects: ObjectStore) -> Mapping[str, str]:
+    """Give an empty place to keep bundles in, of either kind."""
+    return objects.place() if request.param == "objects" else {}
+
+
+@pytest.fixture
+def bundles(place: Mapping[str, str], tmp_path: Path) -> Bundles:
+    """Give empty bundles, near in tmp_path/bundles."""
+    return open_bundles(place, tmp_path / "bundles", 0)
+
+
 @pytest.mark.asyncio
-async def test_put_then_found_by_name(tmp_path: Path) -> None:
+async def test_put_then_found_by_name(tmp_path: Path, bundles: Bundles) -> None:
     """A bundle is there under its digest, whole, behind a directory closed to others, and nothing else lies beside it."""
-    bundles = BundleDirectory(tmp_path / "bundles")
     assert not await bundles.has(DIGEST)
     await bundles.put(DIGEST, b"zip")
     assert await bundles.has(DIGEST)
     name = await bundles.path_name(DIGEST)
     file = tmp_path / "bundles" / name
-    assert (name, file.read_bytes()) == (DIGEST + ".zip", b"zip")
+    assert (name.startswith(DIGEST), file.read_bytes()) == (True, b"zip")
     assert [stat.S_IMODE(p.stat().st_mode) for p in (file, file.parent)] == [0o644, 0o700]
     assert [p.name for p in file.parent.iterdir()] == [name]
+    await bundles.release(DIGEST)
+    assert await bundles.has(DIGEST)
 
 
 @pytest.mark.asyncio
-async def test_concurrent_puts_of_one_digest_leave_one_file(tmp_path: Path) -> None:
-    """Two uploads of the same code at once both succeed, and one file is there."""
-    bundles = BundleDirectory(tmp_path)
+async def test_concurrent_puts_of_one_digest_leave_one(bundles: Bundles) -> None:
+    """Two uploads of the same code at once both succeed, and one is there."""
     await asyncio.gather(*(bundles.put(DIGEST, b"zip" * 10_000) for _ in range(8)))
-    assert [(p.name, p.stat().st_size) for p in tmp_path.iterdir()] == [(DIGEST + ".zip", 30_000)]
+    assert list(await bundles.names()) == [DIGEST]
 
 
 @pytest.mark.asyncio
-async def test_remove(tmp_path: Path) -> None:
+async def test_what_is_there_stays_as_it_is(tmp_path: Path, bundles: Bundles) -> None:
+    """The same content packed in another way does not replace what was kept first."""
+    await bundles.put(DIGEST, b"first")
+    await bundles.put(DIGEST, b"second")
+    assert (tmp_path / "bundles" / await bundles.path_name(DIGEST)).read_bytes() == b"first"
+
+
+@pytest.mark.asyncio
+async def test_remove(bundles: Bundles) -> None:
     """A removed bundle is not found, and removing it again is no error."""
-    bundles = BundleDirectory(tmp_path)
     await bundles.put(DIGEST, b"zip")
     await bundles.remove(DIGEST)
     await bundles.remove(DIGEST)
     assert not await bundles.has(DIGEST)
     with pytest.raises(PyfaasError) as missing:
         await bundles.path_name(DIGEST)
-    assert missing.value.code is Code.NOT_FOUND
+    assert (missing.value.code, missing.value.evidence["bundle"]) == (Code.NOT_FOUND, "missing")
+
+
+@pytest.mark.asyncio
+async def test_all_names_are_listed(bundles: Bundles) -> None:
+    """Every bundle is listed once, however many pages they take."""
+    digests = {f"sha256-{n:064x}" for n in range(2 * PAGE + 1)}
+    await asyncio.gather(*(bundles.put(digest, b"zip") for digest in digests))
+    assert sorted(await bundles.names()) == sorted(digests)
+
+
+@pytest.mark.asyncio
+async def test_what_was_put_lately_is_not_unused(bundles: Bundles) -> None:
+    """A bundle stays until names was called twice after it was put: the version that needs it may not be written yet."""
+    await bundles.put(DIGEST, b"zip")
+    found = []
+    for _ in range(3):
+        await bundles.remove_unused(DIGEST)
+        found.append(await bundles.has(DIGEST))
+        await bundles.names()
+    assert found == [True, True, False]
+
+
+@pytest.mark.asyncio
+async def test_a_bundle_is_near_until_all_have_let_go(tmp_path: Path, bundles: Bundles) -> None:
+    """What several need at once is there for the last of them, also when others let go, and can be had again."""
+    await bundles.put(DIGEST, b"zip")
+    first, second = await asyncio.gather(bundles.path_name(DIGEST), bundles.path_name(DIGEST))
+    await bundles.release(DIGEST)
+    assert [(tmp_path / "bundles" / name).read_bytes() for name in (first, second)] == [b"zip", b"zip"]
+    await bundles.release(DIGEST)
+    assert (tmp_path / "bundles" / await bundles.path_name(DIGEST)).read_bytes() == b"zip"
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("digest", ["../x", "sha256-" + "a" * 63, "sha256-" + "A" * 64, DIGEST + "\n", ""])
-async def test_only_digests_are_names(tmp_path: Path, digest: str) -> None:
+async def test_only_digests_are_names(tmp_path: Path, digest: str, bundles: Bundles) -> None:
     """What is no digest never becomes a path; a digest does."""
-    bundles = BundleDirectory(tmp_path / "in")
-    for refused in (bundles.put(digest, b"x"), bundles.has(digest), bundles.remove(digest)):
+    for refused in (bundles.put(digest, b"x"), bundles.has(digest), bundles.path_name(digest), bundles.remove(digest)):
         with pytest.raises(PyfaasError) as failed:
             await refused
         assert failed.value.code is Code.INVALID_REQUEST
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert [p.name for p in tmp_path.iterdir()] == ["bundles"]
     await bundles.put(DIGEST, b"x")
 
 
-def test_leftovers_of_a_crash_go_at_the_start(tmp_path: Path) -> None:
-    """A half written file of an earlier process is removed, and whole ones stay."""
+@pytest.mark.asyncio
+async def test_no_publication_below_the_reserve(tmp_path: Path, place: Mapping[str, str], bundles: Bundles) -> None:
+    """A bundle that would not leave the reserve on the disk is refused wherever it would be kept; with room it is kept."""
+    with pytest.raises(PyfaasError) as full:
+        await open_bundles(place, tmp_path / "bundles", 1 << 60).put(DIGEST, b"zip")
+    assert (full.value.code, full.value.evidence["limit"]) == (Code.STORAGE_FULL, "reserve_bytes")
+    assert not await bundles.has(DIGEST)
+    await bundles.put(DIGEST, b"zip")
+
+
+def test_leftovers_of_a_crash_go_at_the_start(tmp_path: Path, place: Mapping[str, str]) -> None:
+    """What an earlier process wrote by half, or brought near for a while, is removed, and whole bundles stay."""
     (tmp_path / (DIGEST + ".0123.part")).write_bytes(b"half")
+    (tmp_path / (DIGEST + ".0123.near")).write_bytes(b"a copy")
     (tmp_path / (DIGEST + ".zip")).write_bytes(b"whole")
-    BundleDirectory(tmp_path)
+    open_bundles(place, tmp_path, 0)
     assert [p.name for p in tmp_path.iterdir()] == [DIGEST + ".zip"]
 
 
