@@ -137,7 +137,13 @@ def _install(payload: Mapping[str, Any], limits: BuildLimits, lock: str, telling
 
 def _compile(payload: Mapping[str, Any], limits: BuildLimits, _lock: str, telling: Telling) -> tuple[dict[str, Any], bytes]:
     out = str(payload["out"])
-    _unpack(str(payload["bundle"]), out, limits)
+    try:
+        _unpack(str(payload["bundle"]), out, limits, str(payload.get("digest") or ""))
+    except bundle.BundleError as error:
+        if not payload.get("digest"):
+            raise
+        message = "the code is not what was published any more; publish it again"
+        raise BuildFailed("bundle_corrupt", message, error.message) from error
     return _finish(out, 2 * limits.unpacked_bytes, "bundle_unpacked", telling), b""  # compiled files included
 
 
@@ -151,11 +157,15 @@ def _finish(out: str, room: int, option: str, telling: Telling) -> dict[str, Any
     return {"files": size.files, "bytes": size.bytes, "syntax_errors": problems[:_SHOWN]}
 
 
-def _unpack(path: str, out: str, limits: BuildLimits) -> None:
+def _unpack(path: str, out: str, limits: BuildLimits, digest: str) -> None:
+    """Unpack a bundle, whose content is named by `digest` where one is given; raises BundleError."""
     rules = bundle.Rules(files=limits.files, unpacked_bytes=limits.unpacked_bytes, ratio=limits.ratio)
     if os.path.isdir(path):  # a mounted directory that holds the one file
         path = os.path.join(path, min(os.listdir(path), default="no bundle"))
     with bundle.open_bundle(path) as archive:
-        for entry in bundle.inspect(archive, rules):
+        entries = bundle.inspect(archive, rules)
+        if digest and digest != "sha256-" + bundle.digest(archive, entries):
+            raise bundle.BundleError("invalid_bundle", "its content has another digest than its name")
+        for entry in entries:
             if "__pycache__" not in entry.path.split("/"):  # made anew here, by this interpreter
                 tree.write(os.path.join(out, entry.path), bundle.read(archive, entry), executable=entry.executable)
