@@ -75,7 +75,7 @@ class Preparing:
             mounts = [Mounted(slot="bundle", store="bundles", name=bundle), await vm.stage()]
             await vm.give(vm.first, LIMITS, mounts)
             limits = {"bytes": self._config.bundle_unpacked}
-            order = {"do": "build", "step": "compile", "bundle": "/app/bundle", "out": OUT, "limits": limits}
+            order = {"do": "build", "step": "compile", "bundle": "/app/bundle", "digest": version.bundle, "out": OUT, "limits": limits}
             await self._ask(vm, vm.first, version, Order(fields=order, timeout_s=_COMPILE_S, told=told))
             await vm.commit("prepared", version.code_id)
             told("probe", 0, 0)
