@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -76,6 +77,7 @@ class Publisher:
         self._gate = asyncio.Semaphore(config.builds)
         self._running: dict[tuple[FunctionId, int], asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
+        self._keeping: Counter[str] = Counter()  # digest → uploads of it that are under way
 
     def resume(self) -> int:
         """Start what an earlier server left unprepared; returns how many. What waits for its first call goes on waiting."""
@@ -121,7 +123,8 @@ class Publisher:
         settings = {key: value for key, value in config.items() if key != "pickled"}
         parsed = parse(settings, bounds=Bounds(env_bytes=self._config.env_bytes), pickled=config.get("pickled") is True)
         digest, size = await self._inspect(packed)
-        async with self._lock:
+        identity = code_id(digest, parsed.revision)
+        async with self._kept(caller, name, identity, digest, packed) as is_kept, self._lock:
             entry = self._registry.by_name.get((caller.account.id, name))
             old = entry.function if entry else None
             now = self._clock.now()
@@ -130,7 +133,6 @@ class Publisher:
                 if old
                 else Function(id=FunctionId(str(uuid.uuid4())), account=caller.account.id, name=name, settings=parsed.settings, created=now)
             )
-            identity = code_id(digest, parsed.revision)
             plan = publish.plan(
                 entry.newest() if entry else None,
                 entry.highest if entry else 0,
@@ -138,10 +140,10 @@ class Publisher:
                 parsed.settings,
                 old.settings if old else None,
             )
-            version, move, is_known = None, None, True
+            version, move = None, None
             if plan.is_new:
-                is_known = await self._bundles.has(digest)
-                await self._bundles.put(digest, packed)
+                if not is_kept:
+                    raise PyfaasError(Code.CONFLICT, "somebody else published the function meanwhile", hint="publish again")
                 version = Version(
                     function=function.id,
                     number=plan.number,
@@ -154,8 +156,7 @@ class Publisher:
                 )
                 move = next_move(entry, function.id, "latest", plan.number, now)
             if plan.changed or plan.is_new:
-                async with self._undone(digest, is_known=is_known):
-                    await self._store.publish(function, version, move)
+                await self._store.publish(function, version, move)
             entry = self._registry.put_function(function)
             if version is not None and move is not None:
                 entry.put(version)
@@ -169,16 +170,34 @@ class Publisher:
         return (201 if plan.is_new else 200), shown
 
     @contextlib.asynccontextmanager
-    async def _undone(self, digest: str, *, is_known: bool) -> AsyncIterator[None]:
-        """Take a new bundle back when its version is refused: on a full disk it would only take room."""
+    async def _kept(self, caller: Caller, name: str, identity: str, digest: str, packed: bytes) -> AsyncIterator[bool]:
+        """Keep an upload, unless a version that did not fail has it: whether it is kept now.
+
+        A new bundle is taken back when its version is refused: on a full disk it would only take room.
+        """
+        entry = self._registry.by_name.get((caller.account.id, name))
+        newest = entry.newest() if entry else None
+        is_kept = newest is None or newest.code_id != identity or newest.state is VersionState.FAILED
+        self._keeping[digest] += 1
         try:
-            yield
-        except PyfaasError as error:
-            if not is_known:
-                await self._bundles.remove(digest)
-            if error.code is Code.GONE:
-                raise PyfaasError(Code.CONFLICT, "the function is being removed", hint="publish again") from None
-            raise
+            is_known = not is_kept or await self._bundles.has(digest)
+            if is_kept:
+                await self._bundles.put(digest, packed)
+            try:
+                yield is_kept
+            except PyfaasError as error:
+                if not is_known and self._keeping[digest] == 1 and not self._is_needed(digest):
+                    await self._bundles.remove(digest)
+                if error.code is Code.GONE:
+                    raise PyfaasError(Code.CONFLICT, "the function is being removed", hint="publish again") from None
+                raise
+        finally:
+            self._keeping[digest] -= 1
+            if not self._keeping[digest]:
+                del self._keeping[digest]
+
+    def _is_needed(self, digest: str) -> bool:
+        return any(version.bundle == digest for _, version in self._registry.all_versions())
 
     async def _begin(self, entry: Entry, version: Version) -> None:
         """Prepare a version that was published, or leave it to its first call."""
