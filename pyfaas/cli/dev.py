@@ -47,9 +47,9 @@ def dev(  # noqa: PLR0913 - options of a command
     It is the function that `deploy` makes, under the same name, and stays deployed. A file that Python cannot compile is shown and
     not published; a version that fails its preparation is left behind.
     """
+    said = packages.overrides(handler, memory, timeout, env)
     if not path.exists():
         raise invalid(f"{path}: no such file or directory", "pyfaas init NAME makes a directory to begin with")
-    said = packages.overrides(handler, memory, timeout, env)
     calls = _calls(data)
 
     def packed() -> Package:

@@ -32,6 +32,7 @@ from pyfaas.errors import Code
 
 Calls = Callable[[], tuple[bytes, str]]  # gives an event and its media type
 _FINISH_S = 1.0  # that a version may still be prepared when something newer is there
+_ANSWER_S = 0.2  # likewise for an answer
 _AWAY_S = 0.3  # between two looks whether the server is back
 _RECENT_S = 10.0  # a file's time tells when it was saved, unless it is older than this
 _NAMED = 3  # files that a line names
@@ -202,7 +203,7 @@ class Developing:
     async def _failed(self, client: AsyncClient, name: str, shown: dict[str, Any]) -> None:
         reason = shown.get("reason") or {}
         self._is_bad = True
-        if "latest" in (shown.get("pointers") or ["latest"]):
+        if "latest" in shown.get("pointers", ["latest"]):
             try:
                 self._good = (await client.rollback(name))["version"]
             except (InvalidRequest, NotFound):  # there is nothing to go back to
@@ -217,8 +218,12 @@ class Developing:
             return
         event, kind = self._calls()
         try:
-            if not await self._has_ended(asyncio.create_task(_answer(client, name, event, kind, self._screen)), 0):
+            calling = asyncio.create_task(_answer(client, name, event, kind))
+            if not await self._has_ended(calling, _ANSWER_S):
                 self._screen.say("its answer is not waited for: there is something newer")
+                return
+            first, _, rest = calling.result().partition("\n")
+            self._screen.say(f"→ {first}", rest, result=calling.result())
         except FunctionError as error:
             stack = [line for entry in error.stack_trace for line in str(entry).rstrip("\n").splitlines()]
             self._screen.say(f"error: {str(error).partition(chr(10))[0]}", "\n".join(stack), outcome=error.outcome)
@@ -259,10 +264,9 @@ class Developing:
             await asyncio.sleep(_AWAY_S)
 
 
-async def _answer(client: AsyncClient, name: str, event: bytes, kind: str, screen: Screen) -> None:
+async def _answer(client: AsyncClient, name: str, event: bytes, kind: str) -> str:
     async with client.open(name, event, headers=call_headers(headers={"Content-Type": kind})) as reply:
-        body = (await reply.read()).decode("utf-8", "backslashreplace")
-    screen.say("answered", body, result=body)
+        return (await reply.read()).decode("utf-8", "backslashreplace")
 
 
 async def _first(task: asyncio.Task[Any], other: Coroutine[Any, Any, Any]) -> None:

@@ -14,7 +14,7 @@ from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.errors import FunctionError, invalid
 from pyfaas.client.packing import Package, pack
-from pyfaas.client.releasing import Release, percent, release_query
+from pyfaas.client.releasing import Release, release_query
 from pyfaas.names import check_name, parse_duration
 
 app = typer.Typer(rich_markup_mode=None)
@@ -88,7 +88,10 @@ def deploy(  # noqa: PLR0913 - options of a command
     said = packages.overrides(handler, memory, timeout, env)
     package = pack(path, name=name, overrides=said, requirements=requirements)
     shown = _publish(ctx, package, release, is_waited=wait, limit=limit)
+    is_kept_back = shown.pop("is_kept_back", False)
     _show(chosen(ctx), shown)
+    if is_kept_back:
+        raise typer.Exit(1)
     if shown["state"] == "failed":
         raise act(ctx, lambda client: failed_version(client, chosen(ctx), shown))
 
@@ -105,12 +108,16 @@ def _publish(
             published.update(await client.publish(package, **release))
         alias = release.get("alias")
         if not is_waited:
+            if alias is not None:
+                console.note(options, f"{package.name}:{alias} moves once version {published['version']} is ready")
             return published
         shown = published | await wait_shown(
             client, options, package.name, published["version"], alias=alias, limit=limit
         )
         if shown["state"] == "ready" and alias is not None:
-            await _tell_release(client, options, package.name, shown["version"], release)
+            found = (await client.aliases(package.name)).get(alias) or {}
+            console.note(options, sentences.released(f"{package.name}:{alias}", shown["version"], found))
+            shown["is_kept_back"] = not sentences.names(found, shown["version"])
         return shown
 
     try:
@@ -120,20 +127,6 @@ def _publish(
             made = f"{package.name}:{published['version']}"
             console.err(f"{made} is published; its preparation goes on (pyfaas describe {made})")
         raise
-
-
-async def _tell_release(client: AsyncClient, options: Globals, name: str, version: int, release: Release) -> None:
-    alias = str(release.get("alias"))
-    found = (await client.aliases(name)).get(alias) or {}
-    after, budget = release.get("promote_after"), release.get("error_budget")
-    said = sentences.released(
-        f"{name}:{alias}",
-        version,
-        found,
-        after=sentences.span(parse_duration(after, "--promote-after") / 1000) if after is not None else None,
-        budget=f"{percent(budget, '--error-budget'):g}" if budget is not None else None,
-    )
-    console.note(options, said)
 
 
 async def failed_version(client: AsyncClient, options: Globals, version: dict[str, Any]) -> FunctionError:

@@ -45,8 +45,9 @@ def step(event: Document) -> str:
     name = str(event.get("step") or "")
     said = _STEPS.get(name, name or "preparing")
     done, total = event.get("done"), event.get("total")
-    if isinstance(done, int) and isinstance(total, int) and total > 0:
-        said += f" {cell(done, 'size')} of {cell(total, 'size')}"
+    if isinstance(done, int) and isinstance(total, int) and total > 1:
+        key = "size" if name == "fetch" else ""
+        said += f", {cell(done, key)} of {cell(total, key)}"
     line = str(event.get("line") or "").strip()
     return f"{said}: {line}" if line else said
 
@@ -102,8 +103,8 @@ def canary(alias: Document) -> str:
     if state == "waiting":
         return f"version {number}, once it is ready"
     if state == "running":
-        at = f", step {shown['step']} of {shown['steps']}" if shown.get("steps") else ""
-        return f"{shown.get('weight', shown.get('percent'))} % to {number}{at}, {runs}"
+        at = f", step {shown['step'] + 1} of {len(shown['steps'])}" if shown.get("steps") else ""
+        return f"{shown.get('weight', shown.get('percent'))} % to {number}{at}: {shown.get('reason') or runs}"
     reason = f": {shown['reason']}" if shown.get("reason") else f", {runs}"
     return f"version {number} {_ENDS.get(str(state), state)}{reason}"
 
@@ -111,21 +112,34 @@ def canary(alias: Document) -> str:
 _ENDS = {"promoted": "has all", "back": "went back", "ended": "ended"}
 
 
-def released(target: str, version: int, alias: Document, *, after: str | None = None, budget: str | None = None) -> str:
+def names(alias: Document, version: int) -> bool:
+    """Tell whether a release alias names a version, with all its runs or a share."""
+    return alias.get("version") == version or str(version) in (alias.get("weights") or {})
+
+
+def released(target: str, version: int, alias: Document) -> str:
     """Say in a line what goes on with `target`, a function's release alias, that a version was published for."""
     shown = alias.get("canary") or {}
     is_its = shown.get("version") == version
     weight = (alias.get("weights") or {}).get(str(version))
     if weight is not None:
-        promised = f"; all of it after {after}" if after else ""
-        limit = f" unless more than {budget} % fail" if budget and promised else ""
-        return f"{target} sends {weight} % to version {version}{promised}{limit}"
+        return f"{target} sends {weight} % to version {version}{_promised(shown) if is_its else ''}"
     if alias.get("version") == version:
         return f"{target} is version {version}"
     stays = f"stays at version {alias['version']}" if alias.get("version") else "names nothing"
     if is_its and shown.get("state") not in ("waiting", "running"):
         return f"{target} {stays}: {shown.get('reason') or shown.get('state')}"
     return f"{target} {stays} until version {version} is ready"
+
+
+def _promised(canary: Document) -> str:
+    """Say when a canary has all, from how long its step lasts; the steps before the last share the time equally."""
+    since, next_at, steps = canary.get("since"), canary.get("next_at"), canary.get("steps") or ()
+    if since is None or next_at is None or not steps:
+        return ""
+    left = (next_at - since) * max(1, len(steps) - 1 - canary.get("step", 0))
+    budget = canary.get("error_budget")
+    return f"; all of it after {span(left)}" + (f" unless more than {budget:g} % fail" if budget is not None else "")
 
 
 def withdrawn(answer: Document, name: str) -> str:

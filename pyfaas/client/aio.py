@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _CUT_OVER_WAITS = 2
 _PASSING = ("unreachable", Code.NOT_READY.value)  # what a server that is being replaced looks like
+_MOVE_S = 60.0  # that a release alias may take after its version is ready
 _PATIENCE_S, _PAUSE_S = 15.0, 0.2
 
 
@@ -145,9 +146,9 @@ class AsyncClient:
         shown = await self._settled(name, version, until)
         if alias is None or shown["state"] == "failed":
             return shown
-        cursor = 0
+        cursor, at_last = 0, clock() + _MOVE_S if until is None else until
         while not has_begun(await self._alias(name, alias), version):
-            if until is not None and clock() >= until:
+            if clock() >= at_last:
                 raise waited(f"{name}:{alias} has not moved to version {version} yet", "it goes on; see: pyfaas alias ls")
             cursor = await self._sign(name, version, cursor)
         return await self._settled(name, version, until)
@@ -183,7 +184,7 @@ class AsyncClient:
         except (NotFound, ServerError):  # events only make it quicker
             await asyncio.sleep(_PAUSE_S)
             return cursor
-        return max([cursor, *(int(event["cursor"]) for event in page["items"])])
+        return int(page["next"])
 
     # ---- running
 
@@ -419,8 +420,8 @@ class AsyncClient:
             )
             is_known = True
             for event in page["items"]:
-                cursor = max(cursor, int(event["cursor"]))
                 yield event
+            cursor = int(page["next"])
 
     async def last_event(self, name: str) -> int:
         """Return the cursor of the last event of a function that is kept; 0 when there is none."""

@@ -59,8 +59,8 @@ def release_query(
     if canary is not None and alias is None:
         raise invalid("a canary needs a release alias whose runs it gets", "name one, such as alias live")
     first = None if canary is None else percent(canary, "canary")
-    if first is not None and not (first == int(first) and 1 <= first < _ALL):
-        raise invalid(f"canary: {canary} is not a whole percent from 1 to 99")
+    if first is not None and not (first == int(first) and first >= 1):
+        raise invalid(f"canary: {canary} is not a whole percent from 1 to 100")
     said = {
         "alias": alias,
         "canary": None if first is None else str(int(first)),
@@ -100,7 +100,7 @@ def percent(value: str | float, key: str) -> float:
 
 
 def has_begun(alias: Mapping[str, Any], version: int) -> bool:
-    """Tell whether a release alias has done what a version was published for: moved there, begun its canary, or ended it."""
+    """Tell whether a release alias waits no more for a version that was published for it: it moved, or somebody moved it."""
     canary = alias.get("canary") or {}
-    is_its = canary.get("version") == version and canary.get("state") not in (None, "waiting")
-    return alias.get("version") == version or str(version) in (alias.get("weights") or {}) or is_its
+    is_waiting = canary.get("version") == version and canary.get("state") == "waiting"
+    return bool(alias) and not is_waiting

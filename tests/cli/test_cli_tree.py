@@ -19,6 +19,7 @@ from tests.cli.command import Cli
 # What each verb needs to be run at all, with --curl; `{…}` are files that the test makes.
 ARGUMENTS = {
     "deploy": "echo.py",
+    "dev": "echo.py",
     "invoke": "echo -d {}",
     "run": "echo.py",
     "map": "echo -i in.ndjson",
@@ -35,6 +36,7 @@ ARGUMENTS = {
     "jobs cancel": "job-1",
     "jobs replay": "job-1",
     "account create": "north",
+    "account set": "north --stale forbid",
     "account rm": "north",
     "token revoke": "tok-1",
     "backup": "out.backup",
@@ -148,6 +150,21 @@ def test_a_verb_without_a_request_says_so(cli: Cli, path: str) -> None:
         ("usage --by fuction", "function, alias or api"),
         ("invoke echo --stale no", "allow or forbid"),
         ("completion bsh", "bash, zsh and fish"),
+        ("deploy x.py --canary 10%", "a release alias"),
+        ("deploy x.py --alias live --promote-after 5m", "canary 10%"),
+        ("deploy x.py --alias live --canary 2.5%", "a whole percent"),
+        ("deploy x.py --alias live --canary much", "write 10%"),
+        ("deploy x.py --alias live --canary 1% --promote-after soon", "30s, 5m"),
+        ("deploy x.py --alias 7", "already means something else"),
+        ("dev nowhere.py", "pyfaas init"),
+        ("dev x.py --env A", "'A' is not K=V"),
+        ("alias set f:live 3 --weight 4=10 --weight 5=10", "one other version"),
+        ("alias set f:live 3 --weight 4=100", "from 1 to 99"),
+        ("alias set f:live 3 --stale maybe", "neither allow, forbid nor none"),
+        ("alias set f:live 3 --stale-percent 101", "a whole number up to 100"),
+        ("alias set f:live 3 --max-stale-time soon", "30s, 5m"),
+        ("account set north", "nothing is said"),
+        ("account set north --min-version 3", "No such option"),
     ],
 )
 def test_what_is_mistyped_is_answered_with_what_was_meant(words: str, told: str) -> None:

@@ -61,8 +61,8 @@ def test_deploy_moves_a_release_alias(cli: Cli) -> None:
     assert cli("alias", "set", "aliased:canary", "1", "--weight", "2=10%").returncode == 0
     rows = json.loads(cli("alias", "ls", "aliased", "-o", "json").stdout)["items"]
     assert rows == [
-        {"alias": "live", "version": 2, "weights": {}},
-        {"alias": "canary", "version": 1, "weights": {"2": 10}},
+        {"alias": "live", "version": 2, "weights": {}, "canary": None},
+        {"alias": "canary", "version": 1, "weights": {"2": 10}, "canary": None},
     ]
     assert cli("alias", "rm", "aliased:live").returncode == 0
 

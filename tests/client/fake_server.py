@@ -46,7 +46,15 @@ class Fake:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.requests: list[dict[str, Any]] = []
         self.cancelled = 0
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.policies: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
+
+    def tell(self, name: str, number: int, kind: str, **detail: Any) -> None:
+        """Keep an event, with a cursor that grows over all functions."""
+        cursor = 1 + sum(map(len, self.events.values()))
+        event = {"cursor": cursor, "at": time.time(), "kind": kind, "function": name, "version": number}
+        self.events.setdefault(name, []).append(event | detail)
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """Return a function's versions, or refuse."""
@@ -114,13 +122,64 @@ async def publish(request: web.Request) -> web.Response:
         "environment": None,
         "containers": 0,
         "withdrawn": False,
+        "pointers": ["latest"],
+        "shares": {"latest": 100},
+        "running": [
+            {"vm": "3", "container": "a", "state": "idle", "calls": 2, "idle_ms": 5},
+            {"vm": "3", "container": "b", "state": "idle", "calls": 1, "idle_ms": 5},
+            {"vm": "3", "container": "c", "state": "busy", "calls": 1, "idle_ms": 5},
+        ],
+        "code_in": {"near_store": True, "vms": [{"vm": "3", "target": "instance-cache", "bytes": 10}]},
         "config": config,
         "files": names,
     }
     versions.append(version)
+    fake: Fake = request.app["fake"]
+    fake.tell(name, version["version"], "stored")
+    for step in ("fetch", "lock", "install", "compile", "probe"):
+        fake.tell(name, version["version"], "preparing", step=step, done=0, total=0)
+    if state == "failed":
+        fake.tell(name, version["version"], "failed", **(reason or {}))
+    else:
+        fake.tell(name, version["version"], "prepared")
+    if state == "ready" and "alias" in request.query:
+        release(fake, name, version["version"], dict(request.query))
     return web.json_response(
         {"function": name, "version": version["version"], "state": "stored", "changed": True}, status=201
     )
+
+
+def release(fake: Fake, name: str, number: int, query: dict[str, str]) -> None:
+    """Move an alias as a canary's first step does it, or at once; one named `stuck` is moved back by somebody."""
+    alias, aliases = query["alias"], fake.aliases.setdefault(name, {})
+    base = aliases.get(alias, {}).get("version")
+    if alias == "stuck":
+        aliases[alias] = {"version": base or 0, "weights": {}, "canary": None}
+    elif "canary" not in query or base is None:
+        aliases[alias] = {"version": number, "weights": {}, "canary": None}
+    else:
+        share, steps = int(query["canary"]), [10, 20, 40, 80, 100]
+        canary = {"version": number, "base": base, "percent": share, "step": 0, "steps": steps, "weight": share, "runs": 0, "faults": 0}
+        canary |= {"since": 100.0, "next_at": 175.0, "error_budget": float(query.get("error_budget", 1)), "state": "running", "reason": ""}
+        aliases[alias] = {"version": base, "weights": {str(number): share}, "canary": canary}
+    fake.tell(name, number, "moved", pointer=alias, weights=aliases[alias]["weights"])
+
+
+async def events(request: web.Request) -> web.Response:
+    """Tell what happened, a few at a time, holding the answer back a little when that is nothing; of `noevents` nobody knows."""
+    fake, name = request.app["fake"], request.match_info["name"]
+    fake.versions(name)
+    if name == "noevents":
+        raise refusal(404, "not_found", "no such route")
+    after, number = int(request.query.get("after", 0)), request.query.get("version")
+    limit = int(request.query.get("limit", 2))
+    rest = [event for event in fake.events.get(name, ()) if event["cursor"] > after]
+    if not rest and "wait" in request.query:
+        await asyncio.sleep(0.05)
+        rest = [event for event in fake.events.get(name, ()) if event["cursor"] > after]
+    shown = rest[:limit]
+    items = [event for event in shown if number in (None, str(event["version"]))]
+    return web.json_response({"items": items, "next": shown[-1]["cursor"] if shown else after})
 
 
 async def functions(request: web.Request) -> web.Response:
@@ -167,15 +226,36 @@ async def rollback(request: web.Request) -> web.Response:
     found = request.app["fake"].versions(request.match_info["name"])
     if len(found) < 2:
         raise refusal(409, "conflict", "no earlier ready version")
-    return web.json_response({"function": request.match_info["name"], "version": len(found) - 1})
+    pointer = (await request.json()).get("pointer", "latest") if request.can_read_body else "latest"
+    name, back, left = request.match_info["name"], len(found) - 1, len(found)
+    request.app["fake"].tell(name, back, "rolled_back", pointer=pointer, reason="rolled back by hand")
+    return web.json_response({"function": name, "pointer": pointer, "version": back, "withdrawn": left})
 
 
 async def set_alias(request: web.Request) -> web.Response:
     """Keep a release alias."""
     name, alias = request.match_info["name"], request.match_info["alias"]
     request.app["fake"].versions(name)
-    request.app["fake"].aliases.setdefault(name, {})[alias] = await request.json()
-    return web.json_response(request.app["fake"].aliases[name][alias])
+    said = await request.json()
+    aliases = request.app["fake"].aliases.setdefault(name, {})
+    kept = {key: value for key, value in (aliases.get(alias, {}) | said).items() if value is not None}
+    aliases[alias] = kept | {"canary": None}
+    return web.json_response(aliases[alias])
+
+
+async def alias(request: web.Request) -> web.Response:
+    """Show a release alias."""
+    found = request.app["fake"].aliases.get(request.match_info["name"], {})
+    if request.match_info["alias"] not in found:
+        raise refusal(404, "not_found", "no release alias of that name")
+    return web.json_response(found[request.match_info["alias"]])
+
+
+async def set_account(request: web.Request) -> web.Response:
+    """Keep an account's policy."""
+    policies, name = request.app["fake"].policies, request.match_info["name"]
+    policies[name] = {key: value for key, value in (policies.get(name, {}) | await request.json()).items() if value is not None}
+    return web.json_response({"account": name, "id": "000000000001", "network": True, "created": 0.0, **policies[name]})
 
 
 async def invoke(request: web.Request) -> web.StreamResponse:
@@ -364,7 +444,9 @@ def build() -> web.Application:
     add("GET", "/v1/functions/{name}/versions/{n}", version)
     add("POST", "/v1/functions/{name}/rollback", rollback)
     add("PUT", "/v1/functions/{name}/aliases/{alias}", set_alias)
+    add("GET", "/v1/functions/{name}/aliases/{alias}", alias)
     add("DELETE", "/v1/functions/{name}/aliases/{alias}", gone)
+    add("GET", "/v1/functions/{name}/events", events)
     add("POST", "/v1/functions/{name}/invoke", invoke)
     add("GET", "/v1/functions/{name}/logs", logs)
     add("GET", "/v1/invocations", jobs)
@@ -376,6 +458,7 @@ def build() -> web.Application:
     add("POST", "/v1/accounts", create)
     add("POST", "/v1/tokens", create)
     add("POST", "/v1/tokens/rotate-admin", create)
+    add("PUT", "/v1/accounts/{name}", set_account)
     add("DELETE", "/v1/accounts/{name}", gone)
     add("DELETE", "/v1/tokens/{id}", gone)
     add("GET", "/fake/requests", requests)
