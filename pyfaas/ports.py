@@ -284,13 +284,11 @@ class Workers(Protocol):
     on_lost: Callable[[], None]  # the launcher ended, and every VM with it
     on_vm_lost: Callable[[str], None]  # one VM ended, by itself or because it was closed
 
-    async def open_vm(
-        self, *, network: bool = False, limits: Limits | None = None, is_background: bool = False
-    ) -> tuple[str, Container]:
-        """Make an unassigned VM with one blank container in it; in the background, it runs when nobody else wants to."""
+    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
+        """Make an unassigned VM with one blank container in it."""
 
-    async def hurry(self, vm: str) -> None:
-        """End a VM's stay in the background."""
+    async def weigh(self, vm: str, *, is_background: bool) -> None:
+        """Let a VM run when nobody else wants the processors, or as any other."""
 
     async def fork(self, vm: str, *, is_hurried: bool = False) -> Container: ...
     async def close_vm(self, vm: str) -> None: ...

@@ -33,14 +33,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmSpec:
-    """A VM to be made: its network profile and the limits its blanks are born with.
-
-    One in the background runs when nobody else wants the processor, until it is hurried.
-    """
+    """A VM to be made: its network profile and the limits its blanks are born with."""
 
     network: Network = Network.NONE
     limits: Limits = field(default_factory=Limits)
-    is_background: bool = False
 
 
 class Fate(StrEnum):

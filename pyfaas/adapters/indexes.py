@@ -17,7 +17,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _INSIDE = "/opt/pyfaas"  # where a build container finds the installers, wherever the host has them
-_UV_KEPT = ("UV_INDEX_STRATEGY", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_CONSTRAINT", "UV_INSECURE_HOST")
+_UV_KEPT = (
+    *("UV_INDEX_STRATEGY", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX", "UV_FIND_LINKS"),
+    *("UV_CONSTRAINT", "UV_INSECURE_HOST", "UV_HTTP_TIMEOUT", "UV_HTTP_RETRIES", "PIP_TIMEOUT", "PIP_RETRIES"),
+)
 _NET_KEPT = ("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy")
 _TO_UV = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -26,6 +29,7 @@ _TO_UV = {
     "constraint": "UV_CONSTRAINT",
     "cert": "SSL_CERT_FILE",
     "trusted-host": "UV_INSECURE_HOST",
+    "no-index": "UV_NO_INDEX",
 }
 
 

@@ -124,12 +124,10 @@ class SandboxWorkers:
         self._vms.clear()
         self.on_lost()
 
-    async def open_vm(
-        self, *, network: bool = False, limits: Limits | None = None, is_background: bool = False
-    ) -> tuple[str, Container]:
+    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
         """Make a VM with one blank; raises no_capacity when no launcher comes back in time."""
         launcher = await self._live()
-        spec = VmSpec(network=Network.HOST if network else Network.NONE, limits=limits or Limits(), is_background=is_background)
+        spec = VmSpec(network=Network.HOST if network else Network.NONE, limits=limits or Limits())
         vm = await launcher.create_vm(spec)
         self._vms[vm.id] = vm
         return vm.id, Box(vm.first, vm.id)
@@ -138,9 +136,9 @@ class SandboxWorkers:
         """Fork another blank into a VM; hurried when a call waits for it."""
         return Box(await self._vm(vm).fork(is_hurried=is_hurried), vm)
 
-    async def hurry(self, vm: str) -> None:
-        """End a VM's stay in the background."""
-        await self._vm(vm).hurry()
+    async def weigh(self, vm: str, *, is_background: bool) -> None:
+        """Let a VM run when nobody else wants the processors, or as any other."""
+        await self._vm(vm).weigh(is_background=is_background)
 
     async def close_vm(self, vm: str) -> None:
         """End a VM and all in it."""

@@ -26,7 +26,8 @@ from sandbox.wire import Kind, packet, parts
 PASSING = frozenset({"index_unreachable", "bundle_unreachable", "storage_full", "lost"})
 _BUNDLE = {word: f"bundle_{word}" for word in ("unreachable", "corrupt", "missing")}
 _TAIL = 4000  # characters of the log that a reason carries
-_LOOK_S = 0.1  # between two looks at what it prints
+_LOOK_S = 0.1  # between two looks at what it prints, and at what it got of the processors
+_STARVED = 0.05  # of a processor
 _LOCK_BYTES = 4 << 20
 
 
@@ -77,9 +78,7 @@ class BuildVm:
     async def __aenter__(self) -> BuildVm:
         """Make it; raises PreparationFailed."""
         with _translated("no VM could be made to prepare it"):
-            self.id, self.first = await self._workers.open_vm(
-                network=self._network, limits=self._limits, is_background=True
-            )
+            self.id, self.first = await self._workers.open_vm(network=self._network, limits=self._limits)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -104,10 +103,10 @@ class BuildVm:
             box.limit(limits)
             await box.attach(mounts)
 
-    async def hurry(self) -> None:
-        """Let it have its share of the processors, should nobody leave it any."""
+    async def weigh(self, *, is_background: bool) -> None:
+        """Let it run when nobody else wants the processors, or as any other VM."""
         with contextlib.suppress(SandboxError, PyfaasError):  # it has just ended, which is told otherwise
-            await self._workers.hurry(self.id)
+            await self._workers.weigh(self.id, is_background=is_background)
 
     async def fork(self) -> Container:
         """Make another blank in it; raises PreparationFailed."""
@@ -147,11 +146,7 @@ class Dialogue:
         self._told = order.told
         fields = {**order.fields, "lock_bytes": len(order.lock)} if order.lock else order.fields
         self._box.send((packet(Kind.LOAD, json.dumps(fields).encode()), *parts(order.lock, 0)))
-        until = self._clock.monotonic() + order.timeout_s
-        await self._wait(until - order.timeout_s / 2)
-        if not self._answer.done():
-            await self._vm.hurry()  # calls may have left it no processor, which is no reason to fail
-        await self._wait(until)
+        await self._wait(self._clock.monotonic() + order.timeout_s)
         tail = b"".join(self._log)[-_TAIL:].decode("utf-8", "replace")
         if not self._answer.done():
             self._box.kill()
@@ -159,10 +154,22 @@ class Dialogue:
         return _read(self._answer.result(), tail), self._lock.decode("utf-8", "replace")
 
     async def _wait(self, until: float) -> None:
-        while not self._answer.done() and self._clock.monotonic() < until:
+        """Wait for the answer; what takes longer than a look goes on in the background, as long as that leaves it some processor.
+
+        Where others want all there is it would get nothing there, and fail by its timeout: so it takes turns, a look in the background
+        and, when it got nothing, one among the others.
+        """
+        is_background, at, used = False, self._clock.monotonic(), self._box.usage().cpu_us
+        while not self._answer.done() and at < until:
             await asyncio.wait({self._answer}, timeout=_LOOK_S)
             self._read_log()
-        self._read_log()
+            now, cpu_us = self._clock.monotonic(), self._box.usage().cpu_us
+            if not self._answer.done() and is_background is is_starved(cpu_us - used, now - at):
+                is_background = not is_background
+                await self._vm.weigh(is_background=is_background)
+            at, used = now, cpu_us
+        if is_background:
+            await self._vm.weigh(is_background=False)  # what comes next in this VM, the making of a container say, is short
 
     def _said(self, what: bytes) -> None:
         if self._answer.done():
@@ -204,6 +211,11 @@ class Dialogue:
             if text:
                 self._log.append(text)
                 self._journal.text(self._clock.now(), self._version.function, self._version.number, None, "build", text)
+
+
+def is_starved(cpu_us: int, seconds: float) -> bool:
+    """Tell whether something had next to nothing of a processor for so long."""
+    return cpu_us < seconds * _STARVED * 1_000_000
 
 
 def _lock_bytes(loaded: bytes) -> int:

@@ -103,8 +103,7 @@ class Launcher:
     async def create_vm(self, spec: VmSpec) -> Vm:
         """Make a VM with one blank in it; raises SetupError naming the step that failed."""
         limits = spec.limits
-        words: tuple[str, ...] = (spec.network.value, str(limits.memory_bytes), str(limits.pids), str(round(limits.cpu * 1000)), str(limits.tmp_bytes))
-        words = (*words, "background") if spec.is_background else words
+        words = (spec.network.value, str(limits.memory_bytes), str(limits.pids), str(round(limits.cpu * 1000)), str(limits.tmp_bytes))
         first = await self.blank("vm", *words, limits=limits)
         return Vm(self, first.vm, spec, first)
 

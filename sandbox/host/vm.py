@@ -31,9 +31,9 @@ class Vm:
         """Make a directory in the staging store that this VM's code may write."""
         await self._launcher.ask("stage", self.id, name)
 
-    async def hurry(self) -> None:
-        """Give a VM in the background the same share of the processors as others."""
-        await self._launcher.ask("hurry", self.id)
+    async def weigh(self, *, is_background: bool) -> None:
+        """Let it run when nobody else wants the processors, or as any other VM."""
+        await self._launcher.ask("weigh", self.id, "background" if is_background else "usual")
 
     async def destroy(self) -> None:
         """End the VM and everything in it."""

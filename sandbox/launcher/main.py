@@ -37,7 +37,6 @@ from sandbox.spec import Limits, Usage
 _WORD = re.compile(r"[A-Za-z0-9._:-]{1,160}")
 _PRELOADED = ("json", "traceback", "importlib", "re", "linecache", "tokenize", "datetime", "typing", "collections", "functools", "contextlib")
 _MAX_COMMAND = 4096
-_LEAST = 19  # of setpriority(2)
 
 
 class Launcher:
@@ -171,8 +170,8 @@ class Launcher:
 
     # ---- making
 
-    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str, ground: str = "") -> None:
-        """Make a VM with one blank, in the `background` when that is said; answers when the blank has reported."""
+    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str) -> None:
+        """Make a VM with one blank; answers when the blank has reported."""
         limits = Limits(memory_bytes=int(memory), pids=int(pids), cpu=int(cpu_milli) / 1000, tmp_bytes=int(tmp))
         self.made += 1
         vm_id = f"{self.tag}-{self.made}"
@@ -187,9 +186,6 @@ class Launcher:
                 if leaf is not None:
                     leaf.remove()
             raise
-        vm.is_background = ground == "background"
-        if vm.is_background and group is not None:
-            group.weigh(is_background=True)
         self.vms[vm_id] = vm
         self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
         self._watch(vm.pidfd, lambda: self._vm_ended(vm))
@@ -235,8 +231,6 @@ class Launcher:
             if leaf is not None:
                 leaf.remove()  # or the VM's group could never be removed
             raise
-        if vm.is_background:
-            os.setpriority(os.PRIO_PROCESS, box.pid, _LEAST)  # the disk's order follows it too: ioprio_get(2)
         vm.containers[box.id] = box
         self._watch(box.report.fileno(), lambda: self._container_reports(vm, box))
         self._watch(box.pidfd, lambda: self._container_ended(vm, box))
@@ -376,15 +370,11 @@ class Launcher:
             processes.kill(box.pid)
         return container_id
 
-    def hurry(self, _request: str, vm_id: str) -> str:
-        """End a VM's stay in the background."""
+    def weigh(self, _request: str, vm_id: str, weight: str) -> str:
+        """Put a VM in the background, or back among the others."""
         vm = self._living(vm_id)
-        vm.is_background = False
         if vm.group is not None:
-            vm.group.weigh(is_background=False)
-        for box in vm.containers.values():
-            with contextlib.suppress(PermissionError, ProcessLookupError):  # an ordinary user may not; it has ended
-                os.setpriority(os.PRIO_PROCESS, box.pid, 0)
+            vm.group.weigh(is_background=weight == "background")
         return vm_id
 
     # ---- code
@@ -477,7 +467,7 @@ _VERBS: dict[str, Callable[..., str | None]] = {
     "attach": Launcher.attach,
     "kill": Launcher.kill,
     "destroy": Launcher.destroy,
-    "hurry": Launcher.hurry,
+    "weigh": Launcher.weigh,
     "stage": Launcher.stage,
     "commit": Launcher.commit,
     "discard": Launcher.discard,

@@ -59,7 +59,6 @@ class VmRecord:
     join: dict[str, int] = field(default_factory=dict)
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     made: int = 0
-    is_background: bool = False
     is_held: bool = False  # the host has got a container of it, and so knows it
     is_dying: bool = False  # killed; gone once its containers and then its init have been reaped
     mourners: list[str] = field(default_factory=list)  # the requests that wait for that

@@ -128,7 +128,7 @@ class FakeWorkers:
         self.is_broken = self.is_refusing = self.is_slow = self.is_stuck = False
         self._names = itertools.count(1)
 
-    async def open_vm(self, *, network: bool = False, limits: Limits | None = None, is_background: bool = False) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape
+    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape
         """Make a VM with a blank."""
         if self.is_refusing:
             raise PyfaasError(Code.NO_CAPACITY, "refused")
@@ -152,8 +152,8 @@ class FakeWorkers:
         """Return the containers that run a call."""
         return [c for c in self.containers.values() if c.calls and not c.is_dead]
 
-    async def hurry(self, vm: str) -> None:
-        """Share the processors."""
+    async def weigh(self, vm: str, *, is_background: bool) -> None:
+        """Have all processors."""
 
     async def close_vm(self, vm: str) -> None:
         """End a VM."""
