@@ -140,7 +140,7 @@ def test_watching_versions_tells_events_as_they_come(cli: Cli, form: str) -> Non
         assert cli("deploy", f"{name}.py").returncode == 0
         assert process.stdout is not None
         lines: list[str] = []
-        while not lines or "ready" not in lines[-1] and '"prepared"' not in lines[-1]:
+        while not lines or ("ready" not in lines[-1] and '"prepared"' not in lines[-1]):
             lines.append(process.stdout.readline().decode())
             assert lines[-1], lines
             if form == "table" and len(lines) == 2:

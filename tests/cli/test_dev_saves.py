@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_compiled_is_told_with_its_place() -> None:
     assert found[0].text.splitlines()[1:] == ["    def handler(:", "                ^", "SyntaxError: invalid syntax"]
 
 
-@pytest.mark.parametrize("content", [b"x = '\0'\n", "# coding: nonsense\n".encode(), b"x = '\xff'\n"])
+@pytest.mark.parametrize("content", [b"x = '\0'\n", b"# coding: nonsense\n", b"x = '\xff'\n"])
 def test_other_ways_of_being_broken(content: bytes) -> None:
     """Null bytes, an unknown encoding, and what is not in it."""
     assert len(Checker().broken(pack_files({"main.py": (content, False)}))) == 1
