@@ -15,7 +15,7 @@ from pyfaas.names import check_name
 from pyfaas.web import event
 
 _SMALL = 64 * 1024
-MAX_VERSION, MAX_TIME, MAX_CURSOR = 10**9, 10**12, 10**15
+MAX_VERSION, MAX_TIME, MAX_CURSOR = 10**9, 10**12, 10**15 - 1
 BUDGET_FORM = "[0-9]{1,3}(\\.[0-9]{1,6})?"  # a percent, with its fraction
 ID_FORM, NAME_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[A-Za-z0-9_-]{1,64}"
 TOKEN_FORM = "[0-9]{11}\\.[0-9]{6}-" + ID_FORM  # a token's place in its list

@@ -190,9 +190,9 @@ FUNCTION, VERSION, ALIAS = "/v1/functions/{name}", "/v1/functions/{name}/version
 INVOKE, RUN = "/v1/functions/{name}/invoke", "/v1/invocations/{id}"
 
 
-def _publish(walk: Walk, name: str, status: int, **config: Any) -> Any:
+def _publish(walk: Walk, name: str, status: int, query: str = "", **config: Any) -> Any:
     body, kind = multipart({"config": json.dumps(config).encode(), "code": packed({"main.py": CODE})})
-    return walk("PUT", FUNCTION, status, body, name=name, content_type=kind, **ME).json
+    return walk("PUT", FUNCTION, status, body, name=name, query=query, content_type=kind, **ME).json
 
 
 def test_functions_and_versions(walk: Walk) -> None:
@@ -205,7 +205,11 @@ def test_functions_and_versions(walk: Walk) -> None:
     _publish(walk, "walked", 201, timeout="5s")
     walk("GET", VERSION, 200, name="walked", number=2, query="?wait=60", **ME)
     walk("PUT", ALIAS, 200, '{"version": 1, "weights": {"2": 10}}', name="walked", alias="live", **JSON, **ME)
+    walk("PUT", ALIAS, 200, '{"version": 1, "stale": "allow", "max_stale_time": "1.5s"}', name="walked", alias="live", **JSON, **ME)
     walk("GET", ALIAS, 200, name="walked", alias="live", **ME)
+    _publish(walk, "walked", 200, query="?alias=live&canary=10&promote_after=5m&error_budget=0.5", timeout="5s")
+    walk("GET", ALIAS, 200, name="walked", alias="live", **ME)
+    walk("GET", "/v1/functions/{name}/events", 200, name="walked", **ME)
     walk("GET", "/v1/functions/{name}/aliases", 200, name="walked", **ME)
     for path in ("/v1/functions", "/v1/functions/{name}/versions", FUNCTION):
         walk("GET", path, 200, **({"name": "walked"} if "{name}" in path else {}), **ME)
@@ -251,6 +255,8 @@ def test_accounts_and_tokens(walk: Walk) -> None:
     admin = {"token": "admin"}
     walk("POST", "/v1/accounts", 201, '{"name": "passing"}', **JSON, **admin)
     walk("POST", "/v1/accounts", 409, '{"name": "passing"}', **JSON, **admin)
+    walk("PUT", "/v1/accounts/{account}", 200, '{"stale": "forbid", "max_wait": "5s"}', account="passing", **JSON, **admin)
+    walk("PUT", "/v1/accounts/{account}", 404, '{"stale": "forbid"}', account="passing", **JSON, **ME)
     walk("GET", "/v1/accounts", 200, **admin)
     walk("DELETE", "/v1/accounts/{account}", 204, account="passing", **admin)
     made = walk("POST", "/v1/tokens", 201, '{"scopes": ["read"], "label": "x"}', **JSON, **ME).json
