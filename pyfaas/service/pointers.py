@@ -14,7 +14,17 @@ from dataclasses import replace
 from typing import Any
 
 from pyfaas.decisions import canary as canaries
-from pyfaas.model import Canary, CanaryState, EventKind, FunctionId, Outcome, PointerMove, StalePolicy, Version, VersionState
+from pyfaas.model import (
+    Canary,
+    CanaryState,
+    EventKind,
+    FunctionId,
+    Outcome,
+    PointerMove,
+    StalePolicy,
+    Version,
+    VersionState,
+)
 from pyfaas.ports import Clock, Store
 from pyfaas.service.happenings import Happenings
 from pyfaas.service.registry import Entry

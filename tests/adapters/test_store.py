@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -11,7 +11,23 @@ import pytest_asyncio
 from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import InvocationId, JobState, LogLine, Outcome, Reason, Retries, Shape, UsageRow, VersionState
+from pyfaas.model import (
+    Canary,
+    CanaryState,
+    Event,
+    EventKind,
+    FunctionId,
+    InvocationId,
+    JobState,
+    LogLine,
+    Outcome,
+    Reason,
+    Retries,
+    Shape,
+    StalePolicy,
+    UsageRow,
+    VersionState,
+)
 from pyfaas.ports import Kept
 from tests.adapters.samples import ALICE, BOB, RESIZE, account, function, job, move, token, version
 
@@ -246,3 +262,86 @@ async def test_trim_keeps_what_is_young_or_unfinished(store: SqliteStore, sqlite
     assert [[await store.trim(kind, 50.0) for _ in range(4)] for kind in kinds] == [[500, 500, 100, 0], [0] * 4, [100, 30, 0, 0], [0] * 4]
     assert [x.line for _, x in await store.logs(RESIZE)] == ["young"]
     assert [j.id for j in await sqlite_queue.list(ALICE)] == ["queued", "young"]
+
+
+def canary(**more: object) -> Canary:
+    """Make a canary of `resize` that runs."""
+    defaults: dict[str, Any] = {"version": 1, "base": None, "state": CanaryState.RUNNING, "since": 5.0, "seq": 2, "reason": "é"}
+    return Canary(function=RESIZE, pointer="live", **(defaults | more))
+
+
+def event(kind: EventKind = EventKind.PREPARED, number: int = 1, at: float = 5.0, **detail: object) -> Event:
+    """Make an event of `resize`."""
+    return Event(at=at, function=RESIZE, version=number, kind=kind, detail=detail)
+
+
+async def test_policies_survive(deployed: SqliteStore) -> None:
+    """What an account and a pointer say of staleness is loaded as it was said; a removed account says nothing."""
+    said = StalePolicy(stale="forbid", max_stale_time_ms=1500, max_stale_requests=0, stale_percent=50, min_version=1, max_wait_ms=0)
+    await deployed.set_account(account(policy=said))
+    await deployed.move_pointer(move(2, policy=said))
+    found = await deployed.load()
+    assert (found.accounts, found.moves) == ([account(policy=said)], [move(), move(2, policy=said)])
+    await deployed.remove_account(ALICE, 9.0)
+    assert await code_of(deployed.set_account(account())) is Code.NOT_FOUND
+
+
+async def test_a_canary_moves_with_its_pointer(deployed: SqliteStore) -> None:
+    """A move and the canary that made it are kept together or not at all; the next canary takes its place."""
+    assert await code_of(deployed.move_pointer(move(1), {}, canary())) is Code.CONFLICT
+    assert (await deployed.load()).canaries == []
+    await deployed.move_pointer(move(2), {}, canary())
+    assert (await deployed.load()).canaries == [canary()]
+    after = canary(state=CanaryState.BACK, base=1, step=2, runs=50, faults=2, error_budget=0.5, percent=10, promote_after_ms=9)
+    await deployed.set_canary(after)
+    assert (await deployed.load()).canaries == [after]
+
+
+async def test_counts_are_of_the_step_that_they_were_counted_in(deployed: SqliteStore) -> None:
+    """Counts are kept for a canary that runs and stands where it stood; for any other they are nobody's."""
+    await deployed.set_canary(canary())
+    await deployed.count_canaries([canary(runs=3, faults=1, reason="not kept")])
+    assert (await deployed.load()).canaries == [canary(runs=3, faults=1)]
+    for other in (canary(since=6.0, runs=9), canary(version=2, runs=9)):
+        await deployed.count_canaries([other])
+    await deployed.set_canary(canary(state=CanaryState.ENDED, runs=4))
+    await deployed.count_canaries([canary(runs=9)])
+    assert [c.runs for c in (await deployed.load()).canaries] == [4]
+
+
+async def test_a_removed_pointer_takes_its_canary_along(deployed: SqliteStore) -> None:
+    """Of a removed release alias, and of a removed function, no canary is loaded."""
+    await deployed.set_canary(canary())
+    await deployed.set_canary(replace(canary(), pointer="other"))
+    await deployed.remove_pointer(RESIZE, "live")
+    assert [c.pointer for c in (await deployed.load()).canaries] == ["other"]
+    await deployed.remove_function(RESIZE, 9.0)
+    assert (await deployed.load()).canaries == []
+
+
+async def test_a_preparation_does_not_undo_a_withdrawal(deployed: SqliteStore) -> None:
+    """What a preparation says of a version that was withdrawn meanwhile leaves it withdrawn."""
+    await deployed.move_pointer(move(2), {1: True})
+    await deployed.set_version(version(state=VersionState.READY))
+    assert (await deployed.load()).versions == [version(state=VersionState.READY, withdrawn=True)]
+
+
+async def test_events_are_read_from_a_cursor(store: SqliteStore) -> None:
+    """Events come back in order after a cursor, of one version those that concern it; a second one of a cursor is none."""
+    moved = event(EventKind.MOVED, 1, pointer="live", weights={"2": 10})
+    told = [(7, event()), (9, event(EventKind.FAILED, 2, code="x", message="é")), (12, moved), (13, event(number=12))]
+    assert await store.last_event() == 0
+    await store.add_events(told)
+    await store.add_events([(9, event(number=5))])
+    assert list(await store.events(RESIZE, 0, None, 100)) == told
+    assert list(await store.events(RESIZE, 7, None, 1)) == told[1:2]
+    assert list(await store.events(RESIZE, 0, 2, 100)) == told[1:3]
+    assert list(await store.events(FunctionId("f-other"), 0, None, 100)) == []
+    assert await store.last_event() == 13
+
+
+async def test_old_events_are_trimmed(store: SqliteStore) -> None:
+    """Old events go in batches, young ones stay."""
+    await store.add_events([(n, event(at=10.0)) for n in range(1, 702)] + [(800, event(at=100.0))])
+    assert [await store.trim("events", 50.0) for _ in range(3)] == [500, 201, 0]
+    assert [cursor for cursor, _ in await store.events(RESIZE, 0, None, 100)] == [800]

@@ -66,8 +66,8 @@ def test_a_policy_is_changed_key_by_key(house: House, two: str) -> None:
     shown = set_alias(house, two, version=1, **everything)
     assert shown == {"version": 1, "weights": {}, "canary": None, **everything}
     assert set_alias(house, two, version=2, stale=None, min_version=None, max_stale_time="90s") == {
-        **{"version": 2, "weights": {}, "canary": None, "max_stale_time": "90s"},
-        **{"max_stale_requests": 3, "stale_percent": 50, "max_wait": "2s"},
+        "version": 2, "weights": {}, "canary": None, "max_stale_time": "90s",
+        "max_stale_requests": 3, "stale_percent": 50, "max_wait": "2s",
     }
     again = alias(house, two)
     assert set_alias(house, two, **{key: value for key, value in again.items() if key != "canary"}) == again
@@ -154,7 +154,7 @@ def test_an_accounts_policy(tmp_path: Path) -> None:
         again.tokens["ada"] = house.tokens["ada"]
         (kept,) = again.call("GET", "/v1/accounts", token="ada").json["items"]
         assert {key: kept.get(key) for key in ("stale", "max_stale_time", "stale_percent", "max_wait")} == {
-            **{"stale": None, "max_stale_time": "10s", "stale_percent": 10, "max_wait": "5s"},
+            "stale": None, "max_stale_time": "10s", "stale_percent": 10, "max_wait": "5s",
         }
 
 
