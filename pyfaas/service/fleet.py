@@ -156,10 +156,13 @@ class Fleet:
         asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._spare, slot.vm)
 
     def _promise(self, lane: Lane) -> Call | None:
-        """Take the call that a container may have with its order: the lane's first, when it is plain and small."""
+        """Take the call that a container may have with its order: the lane's first, when it is plain and small.
+
+        None while others have the code: one of them frees in a moment, and an import may take seconds.
+        """
         while lane.waiting and lane.waiting[0].is_done:
             lane.waiting.popleft()
-        if not lane.waiting or not lane.waiting[0].is_plain:
+        if lane.loaded or not lane.waiting or not lane.waiting[0].is_plain:
             return None
         lane.coming -= 1
         lane.promised += 1

@@ -58,6 +58,19 @@ async def test_what_is_not_plain_waits_for_the_load(bench: Bench, fields: dict[s
     assert sink.result.outcome is Outcome.OK
 
 
+async def test_call_waits_for_whichever_container_is_first(bench: Bench) -> None:
+    """While a container has the code, no call is bound to one that loads: the busy one frees, and takes it."""
+    first = bench.call()
+    box = loading(bench)
+    box.load()
+    second = bench.call()
+    await settle(bench)
+    assert [other.calls for other in bench.workers.containers.values() if other.code and other is not box] == [[]]
+    box.answer(b"1")
+    box.answer(b"2")
+    assert (first.result.body, second.result.body) == (b"1", b"2")
+
+
 async def test_answer_before_the_load_ends_the_container(bench: Bench) -> None:
     """A container that answers a call which it cannot have begun has broken the protocol."""
     sink = bench.call()
