@@ -2,7 +2,7 @@
 
     before    until the version is published: the baseline, of the same load on the same server
     during    from there to the last answer of the version that is left, but at least `LEAST_S`
-    after     the rest
+    after     the rest: the new version meets its load alone
 
 An answer belongs to the phase of its planned time. It is *wrong* when it failed, when the version that the head names is not the code that ran,
 or when that version was not allowed at that time.
@@ -53,8 +53,8 @@ class Account:
     p50_during: float
     p99_during: float
     p99_after: float
-    worst_during: float
-    lateness_p99: float  # of the load itself, during
+    worst_since: float
+    lateness_p99: float  # of the load itself, since the move
     during_s: float
     gap_before_ms: float
     gap_ms: float  # the longest time without a good answer, from the move on
@@ -74,8 +74,13 @@ class Account:
 
     @property
     def ratio(self) -> float:
-        """The p99 during over the p99 before."""
-        return self.p99_during / self.p99_before
+        """The worse p99 of the two phases since the move, over the p99 before."""
+        return self.p99_since / self.p99_before
+
+    @property
+    def p99_since(self) -> float:
+        """The worse p99 of the two phases since the move: what follows a cut-over must not be hidden by what led to it."""
+        return self.p99_during if math.isnan(self.p99_after) else max(self.p99_during, self.p99_after)
 
 
 def judge(answers: Sequence[Answer], deploy: Deploy) -> Account:
@@ -98,8 +103,8 @@ def judge(answers: Sequence[Answer], deploy: Deploy) -> Account:
         p50_during=_quantile(d, 50),
         p99_during=_quantile(d, 99),
         p99_after=_quantile(a, 99),
-        worst_during=_quantile(d, 100),
-        lateness_p99=percentile([answer.late_ms for answer in during], 99),
+        worst_since=_quantile(d + a, 100),
+        lateness_p99=percentile([answer.late_ms for answer in (*during, *after)], 99),
         during_s=during[-1].planned - during[0].planned,
         gap_before_ms=gap([answer.done for answer in good], deploy.moved, is_before=True) * 1e3,
         gap_ms=gap([answer.done for answer in good], deploy.moved, is_before=False) * 1e3,
@@ -151,8 +156,8 @@ def table(accounts: Sequence[Account], title: str = "What the requests met") -> 
         ("p50 during, ms", [_ms(a.p50_during) for a in accounts]),
         ("p99 during, ms", [_ms(a.p99_during) for a in accounts]),
         ("p99 after, ms", [_ms(a.p99_after) for a in accounts]),
-        ("worst during, ms", [_ms(a.worst_during) for a in accounts]),
-        ("of it the load's own lateness, p99, ms", [f"{a.lateness_p99:.2f}" for a in accounts]),
+        ("worst since the move, ms", [_ms(a.worst_since) for a in accounts]),
+        ("of it the load's own lateness, p99 since the move, ms", [f"{a.lateness_p99:.2f}" for a in accounts]),
         ("the phase during, s", [f"{a.during_s:.1f}" for a in accounts]),
         ("longest without an answer before, ms", [f"{a.gap_before_ms:.0f}" for a in accounts]),
         ("longest without an answer since, ms", [f"{a.gap_ms:.0f}" for a in accounts]),

@@ -2,7 +2,8 @@
 
 A closed load, which sends when it has its answer, asks nothing while a server stands still, and so does not see it
 (coordinated omission). Here each latency counts from the time at which the request was *planned*: a server that stands still for
-a second costs every request of that second. What the load itself was late is kept beside it. A failure is an
+a second costs every request of that second. The times are those of independent callers (a Poisson process), so that some
+requests meet in any second, as they do in life; evenly spaced ones never would. What the load itself was late is kept beside it. A failure is an
 answer like any other, not the load's end: a deploy is judged by them.
 
 `Steady` starts the process (`python -m benchmarks.steady`), which begins with its order, a line of JSON, and ends with its
@@ -16,6 +17,7 @@ import contextlib
 import gc
 import json
 import os
+import random
 import selectors
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from typing import Any, Self
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _CONNECTIONS = 400  # at most, at once; select(2) takes 1,024 descriptors
 _PATIENCE_S = 10.0  # for answers that are outstanding at the end
+_SEED = 1  # every load of a rate is the same one
 _END = b"\r\n\r\n"
 
 
@@ -236,13 +239,12 @@ class _Load:
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Ask at the planned times until stopped, then wait for what is outstanding."""
-        start, number = time.monotonic(), 0
+        planned, chance = time.monotonic(), random.Random(_SEED)
         while not stopped.is_set():
-            planned = start + number / self.plan.rate
             if (wait := planned - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             self.ask(planned)
-            number += 1
+            planned += chance.expovariate(self.plan.rate)
         until = time.monotonic() + _PATIENCE_S
         while self._under_way and time.monotonic() < until:  # noqa: ASYNC110 - the last of many requests, not one event
             await asyncio.sleep(0.02)

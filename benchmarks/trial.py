@@ -111,5 +111,5 @@ def promise(stage: Stage, page: str, accounts: Sequence[Account]) -> None:
     """Add what every deploy promises: no wrong answer, and a p99 that stays near the one before."""
     wrong, asked = [float(a.wrong) for a in accounts], [float(a.asked) for a in accounts]
     stage.row(f"{page}-wrong", [w / n for w, n in zip(wrong, asked, strict=True)], ("answers", wrong), ("requests", "", asked))
-    before, during = [a.p99_before for a in accounts], [a.p99_during for a in accounts]
-    stage.row(f"{page}-p99", [a.ratio for a in accounts], ("ms", during), ("p99 before", "ms", before))
+    before, since = [a.p99_before for a in accounts], [a.p99_since for a in accounts]
+    stage.row(f"{page}-p99", [a.ratio for a in accounts], ("ms", since), ("p99 before", "ms", before))

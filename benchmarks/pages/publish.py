@@ -14,7 +14,10 @@ from benchmarks.stage import Peer, Stage
 from tests.e2e.house import House
 
 TITLE = "Publishing under load"
-SAYS = "Open load of 200 requests/s, latencies from the planned time. The p99 during is held against the p99 before, of the same load on the same server."
+SAYS = (
+    "Open load of 200 requests/s of independent callers, latencies from the planned time. The worse p99 of the phases during the deploy and after it "
+    "is held against the p99 before, of the same load on the same server."
+)
 _CONTROL = "stop, pip install, start"
 _NAME = "deployed"
 
