@@ -111,7 +111,7 @@ class Server:
         self.database = database = open_database(str(data / "pyfaas.db"))
         self.store = SqliteStore(database)
         registry = Registry(snapshot := await self.store.load())
-        self.workers = SandboxWorkers(launcher, self.given.layers)
+        self.workers = SandboxWorkers(launcher, self.given.layers, files_bytes=self.config.code_cache)
         self.journal = Journal(self.store)
         happenings = await opened(self.clock, self.journal, self.store)
         finisher = Finisher(self.journal, self.clock)
@@ -147,7 +147,6 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         self._upkeep = [loop.create_task(self._keep_up())]
-        self.service.rollouts.resume()
         self._rolling = loop.create_task(self.service.rollouts.run())
         self._sweeping = loop.create_task(self._sweep())
         self._opened()
@@ -233,6 +232,7 @@ class Server:
 
     def _resume_preparations(self, publisher: Publisher) -> None:
         resumed = publisher.resume()
+        self.service.rollouts.resume()
         if resumed:
             log.warning("preparations_resumed", extra={"count": resumed})
 
@@ -279,12 +279,12 @@ class Server:
         """Take no more requests and change nothing more; what runs goes on. Connections go to the successor by `way`."""
         await self.service.publisher.finish(_PREPARED_S)
         await self.service.rollouts.stop(self._rolling)
-        self.service.happenings.close()
         self._sweeping.cancel()
         self._resuming.cancel()
         await self.service.jobs.stop_claiming()
         self._outgoing = Outgoing(way)
         self.site.pass_on(self._outgoing.put)
+        self.service.happenings.close()  # whoever waits is answered, and its connection passed on
         if not await self.site.settled(_SETTLED_S):
             log.warning("requests_refused", extra={"reason": "they took too long to let a successor begin"})
         await self.service.publisher.close()

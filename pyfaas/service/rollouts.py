@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pyfaas.decisions import canary as canaries
-from pyfaas.errors import Code, PyfaasError
+from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Canary, CanaryOrder, CanaryState, EventKind, FunctionId, Version, VersionState
 from pyfaas.service.pointers import Pointers, ended_canary
 from pyfaas.service.registry import Entry, Registry
@@ -74,6 +74,8 @@ class Rollouts:
     async def begin(self, entry: Entry, number: int, order: CanaryOrder) -> Canary | None:
         """Take an order, durably: it replaces the pointer's canary. Starts at once when the version is ready."""
         async with self._pointers.lock(entry):
+            if entry.function.id not in self._registry.entries:
+                raise not_found("function", entry.function.name)  # removed meanwhile
             version = self._registry.version(entry, number)
             canary = Canary(
                 function=entry.function.id,

@@ -17,7 +17,7 @@ from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.decisions.routing import LATEST
 from pyfaas.errors import Code, PyfaasError, not_found
-from pyfaas.model import Caller, Canary, CanaryOrder, InvocationId, Scope, Version, VersionState
+from pyfaas.model import Caller, Canary, CanaryOrder, EventKind, InvocationId, Scope, Version, VersionState
 from pyfaas.ports import Clock, Queue, Store, Workers
 from pyfaas.service import metrics, views
 from pyfaas.service.accounts import Accounts
@@ -137,7 +137,9 @@ class Service:
         """
         status, shown = await self.publisher.publish(caller, name, config, packed)
         entry, number = self._own(caller, name), shown["version"]
-        if entry.current(LATEST) != number and status == _SAME:
+        if status != _SAME:
+            self.happenings.tell(entry.function.id, number, EventKind.MOVED, pointer=LATEST, weights={})
+        elif entry.current(LATEST) != number:
             async with self._pointers.lock(entry):
                 await self._pointers.move(entry, LATEST, number)
             shown["changed"] = True
@@ -218,11 +220,12 @@ class Service:
         """Remove a version; raises conflict while a pointer names it."""
         require(caller, Scope.DEPLOY)
         entry = self._own(caller, name)
-        version = self.registry.version(entry, number)
-        if named := entry.pointers_to(number):
-            raise PyfaasError(Code.CONFLICT, f"version {number} is named by {', '.join(named)}", hint="move the pointer first")
-        await self._store.set_version(replace(version, deleted=True))
-        entry.put(replace(version, deleted=True))
+        async with self._pointers.lock(entry):
+            version = self.registry.version(entry, number)
+            if named := entry.pointers_to(number):
+                raise PyfaasError(Code.CONFLICT, f"version {number} is named by {', '.join(named)}", hint="move the pointer first")
+            await self._store.set_version(replace(version, deleted=True))
+            entry.put(replace(version, deleted=True))
         await self.rollouts.removed(entry, number)
         self.dispatcher.fleet.drop({(entry.function.id, number)})
 
@@ -264,10 +267,13 @@ class Service:
     ) -> tuple[list[dict[str, Any]], int]:
         """Return what happened to a function's versions after a cursor, waiting for something; and the cursor to go on from.
 
-        Of a `version`, what is about it or gives it a weight. Returns early, with nothing, when the server stops.
+        Of a `version`, what is about it or gives it a weight. Returns early, with nothing, when the server stops; who asks to wait
+        after that is refused with not_ready.
         """
         require(caller, Scope.READ)
         entry = self._own(caller, name)
+        if wait_s and not self.is_told:
+            raise PyfaasError(Code.NOT_READY, "the server is stopping", hint="ask again", retry_after=1.0)
         found, cursor = await self.happenings.next(entry.function.id, after, wait_s, version=version, limit=limit)
         self._own(caller, name)  # it may have been removed meanwhile
         return [views.event_view(entry, at, event) for at, event in found], cursor

@@ -222,7 +222,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         },
         headers={"Last-Event-ID": text(pattern="^[0-9]{1,15}$", description="goes on after this cursor, instead of `after`")},
         answers={200: Answer(says="what happened", content={JSON: ref("EventPage"), "text/event-stream": ANY})},
-        errors=(404,),
+        errors=(404, 503),
     ),
     ("GET", "/v1/functions/{name}/versions"): Operation(
         tag="functions",

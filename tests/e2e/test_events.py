@@ -19,7 +19,7 @@ from tests.e2e.releases import ENOUGH_S, ask, events, publish, source, until
 from tests.e2e.test_kills import served_again
 from tests.e2e.test_upgrade import upgrade
 
-DEPLOYED = ["stored", "preparing", "prepared", "cut_over"]
+DEPLOYED = ["stored", "moved", "preparing", "prepared", "cut_over"]
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def test_a_deploy_is_followed_by_waiting(house: House, name: Callable[[], str]) 
         assert len(answer["items"]) <= 2
         seen += answer["items"]
         after = answer["next"]
-    assert kinds(seen)[:4] == DEPLOYED
+    assert kinds(seen)[:5] == DEPLOYED
     assert seen == events(house, made)[: len(seen)]
     assert [e["cursor"] for e in seen] == sorted({e["cursor"] for e in seen})
     assert {(e["function"], e["version"]) for e in seen} == {(made, 1)}
@@ -107,7 +107,7 @@ def test_a_watcher_of_one_version(house: House, name: Callable[[], str]) -> None
     ask(house, "PUT", f"/v1/functions/{made}/aliases/live", {"version": 1, "weights": {"2": 10}})
     ask(house, "PUT", f"/v1/functions/{made}/aliases/live", {"version": 1})
     found = events(house, made, "&version=2")
-    assert [(e["version"], e["weights"]) for e in found if e["kind"] == "moved"] == [(1, {"2": 10})]
+    assert [(e["version"], e["weights"]) for e in found if e["kind"] == "moved" and e["pointer"] == "live"] == [(1, {"2": 10})]
     assert {e["version"] for e in found if e["kind"] != "moved"} == {2}
 
 
