@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pyfaas.cli import console, policies
+from pyfaas.cli import console, policies, sentences
 from pyfaas.cli.functions import confirm
+from pyfaas.cli.options import Output
 from pyfaas.cli.session import act, ask, chosen
 from pyfaas.client.errors import invalid
 from pyfaas.client.http import json_call
@@ -39,7 +40,9 @@ def create_account(
 def list_accounts(ctx: typer.Context) -> None:
     """List accounts."""
     rows = act(ctx, lambda client: client.accounts(), is_admin=True)
-    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created"), "no accounts")
+    if chosen(ctx).output is Output.TABLE:
+        rows = [{**row, "policy": sentences.policy(row)} for row in rows]
+    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created", "policy"), "no accounts")
 
 
 @account.command("set", epilog="Example: pyfaas account set north --stale forbid --max-wait 5s")

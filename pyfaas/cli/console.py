@@ -205,13 +205,13 @@ def _number(value: float, key: str) -> str:
     if key in _TIMES:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if key in ("memory", "size"):
-        return f"{value / _MIB:g}M" if value >= _MIB else f"{value / 1024:.1f}K"
+        return f"{value / _MIB:g}M" if value >= _MIB else f"{value / 1024:.1f}K" if value >= _KIB else f"{value}B"
     if key == "timeout":
         return f"{value / 1000:g}s"
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-_MIB = 1 << 20
+_KIB, _MIB = 1 << 10, 1 << 20
 _TIMES = frozenset({"created", "expires", "finished", "started", "since", "from", "to"})
 
 

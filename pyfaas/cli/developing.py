@@ -34,6 +34,7 @@ Calls = Callable[[], tuple[bytes, str]]  # gives an event and its media type
 _FINISH_S = 1.0  # that a version may still be prepared when something newer is there
 _ANSWER_S = 0.2  # likewise for an answer
 _AWAY_S = 0.3  # between two looks whether the server is back
+_EMPTY_S = 0.1  # that a file which was emptied has to be written
 _RECENT_S = 10.0  # a file's time tells when it was saved, unless it is older than this
 _NAMED = 3  # files that a line names
 _TAIL = 12
@@ -115,6 +116,8 @@ class Developing:
     async def _look(self, client: AsyncClient, changed: set[Path]) -> None:
         """Publish what is on the disk, unless it is what was published, or broken."""
         was_bad = bool(self._said)
+        if any(_is_emptied(path) for path in changed):
+            await asyncio.sleep(_EMPTY_S)
         package = await self._read()
         if package is None:
             return
@@ -130,14 +133,14 @@ class Developing:
             if error.code in _AWAY:
                 await self._away(client, error)
             else:
-                self._complain(str(error).partition("\n")[0], error.hint)
+                self._complain(f"{str(error).partition(chr(10))[0]}{self._answers()}", error.hint)
 
     async def _read(self) -> Package | None:
         """Return what is on the disk; None when that cannot be published, having said why."""
         try:
             package = await asyncio.to_thread(self._packed)
         except InvalidRequest as error:
-            self._complain(str(error), error.hint)
+            self._complain(f"{error}{self._answers()}", error.hint)
             return None
         broken = await asyncio.to_thread(self._checker.broken, package.bundle)
         if broken:
@@ -278,6 +281,14 @@ async def _first(task: asyncio.Task[Any], other: Coroutine[Any, Any, Any]) -> No
             task.result()
     finally:
         waiting.cancel()
+
+
+def _is_emptied(path: Path) -> bool:
+    """Tell whether a file has nothing in it, which is how writing one in place begins."""
+    try:
+        return path.is_file() and not path.stat().st_size
+    except OSError:
+        return False
 
 
 def _saved_at(changed: set[Path]) -> float:

@@ -7,6 +7,7 @@ Started as a process (`python fake_server.py FILE`), it writes its URL to FILE a
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import sys
@@ -48,6 +49,7 @@ class Fake:
         self.cancelled = 0
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.policies: dict[str, Any] = {}
+        self.publishing = self.most_at_once = 0
         self.calls: dict[str, int] = {}
 
     def tell(self, name: str, number: int, kind: str, **detail: Any) -> None:
@@ -97,7 +99,20 @@ async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def publish(request: web.Request) -> web.Response:
-    """Keep a bundle."""
+    """Keep a bundle; that of `slowly` takes a while."""
+    fake: Fake = request.app["fake"]
+    fake.publishing += 1
+    fake.most_at_once = max(fake.most_at_once, fake.publishing)
+    if request.match_info["name"] == "slowly":
+        await asyncio.sleep(0.1)
+    try:
+        return await keep(request)
+    finally:
+        fake.publishing -= 1
+
+
+async def keep(request: web.Request) -> web.Response:
+    """Keep a bundle and prepare it at once."""
     name, parts = request.match_info["name"], {}
     async for part in await request.multipart():
         parts[part.name] = await part.read(decode=False)
@@ -132,6 +147,7 @@ async def publish(request: web.Request) -> web.Response:
         "code_in": {"near_store": True, "vms": [{"vm": "3", "target": "instance-cache", "bytes": 10}]},
         "config": config,
         "files": names,
+        "code": hashlib.sha256(parts["code"]).hexdigest(),
     }
     versions.append(version)
     fake: Fake = request.app["fake"]
@@ -428,7 +444,7 @@ async def gone(_request: web.Request) -> web.Response:
 async def requests(request: web.Request) -> web.Response:
     """Show what was asked."""
     fake: Fake = request.app["fake"]
-    return web.json_response({"requests": fake.requests, "cancelled": fake.cancelled, "functions": fake.functions})
+    return web.json_response({"requests": fake.requests, "cancelled": fake.cancelled, "functions": fake.functions, "most_at_once": fake.most_at_once})
 
 
 def build() -> web.Application:
