@@ -37,11 +37,11 @@ class Beside:
     def bring(self, lane: Lane) -> Coroutine[Any, Any, None] | None:
         """Return the work that comes before another container is placed for a lane, or None when there is none."""
         if lane.target is None:
-            self._choose(lane)
+            lane.near, lane.target = self._choose(lane)
         if lane.target is Target.NEAR_STORE:
             return None
         if not lane.is_brought:
-            return self._download(lane)
+            return self._download(lane, lane.near, lane.target)
         return self._replace(lane) if lane.target is Target.SAME_CONTAINER else None
 
     def settled(self, lane: Lane) -> None:
@@ -70,22 +70,22 @@ class Beside:
     def _older(self, lane: Lane) -> list[Lane]:
         return [o for o in self._fleet.lanes.values() if o.entry is lane.entry and o is not lane and o.tenant == lane.tenant and o.containers]
 
-    def _choose(self, lane: Lane) -> None:
+    def _choose(self, lane: Lane) -> tuple[str, Target]:
+        """Return the VM in which the older version runs, and where the code goes there."""
         older = {other.key for other in self._older(lane)}
-        vms = self._fleet.pool.by_tenant.get(lane.tenant, ())
-        holds = (vm for vm in vms if any(s.lane in older for s in self._fleet.pool.vms[vm].slots.values()))
-        lane.near = next(holds, "")
-        lane.target = Target.NEAR_STORE
-        if lane.near and hasattr(self._fleet.workers, "keep"):
-            has_room = self._fleet.pool.has_room(lane.near)
-            lane.target = choose(self._target, has_requirements=bool(lane.version.environment), has_room=has_room, is_held=True)
+        pool = self._fleet.pool
+        holds = (vm for vm in pool.by_tenant.get(lane.tenant, ()) if any(s.lane in older for s in pool.vms[vm].slots.values()))
+        vm = next(holds, "")
+        if not vm:
+            return vm, Target.NEAR_STORE
+        return vm, choose(self._target, has_requirements=bool(lane.version.environment), has_room=pool.has_room(vm), is_held=True)
 
-    async def _download(self, lane: Lane) -> None:
-        assert lane.target is not None  # noqa: S101 - chosen before
-        await self._fleet.downloads.bring(lane.near, lane.version, lane.mounts, lane.target)
-        lane.is_brought = True
-        if not lane.ahead:  # it was cut over meanwhile
-            self.settled(lane)
+    async def _download(self, lane: Lane, vm: str, target: Target) -> None:
+        await self._fleet.downloads.bring(vm, lane.version, lane.mounts, target)
+        if lane.ahead and lane.near == vm:
+            lane.is_brought = True
+        else:  # it was cut over meanwhile
+            self._fleet.downloads.let_go(vm, lane.version)
         lane.coming -= 1
         self._fleet.pump(lane)
         self._fleet.loaded(lane)

@@ -33,6 +33,7 @@ from pyfaas.service.session import Doom
 TICK_S = 0.02
 _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
 _PRELOAD = 16
+_SETTLED = frozenset({VersionState.READY, VersionState.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,10 @@ class Dispatcher:
         if self._awaiting:
             self._sweep_awaiting(now)
         for lane in list(self._cutting):  # what the old version keeps busy changes without a load
-            self._lane_loaded(lane)
+            if lane.is_gone:
+                del self._cutting[lane]
+            else:
+                self._lane_loaded(lane)
         if self._ticks % 50 == 0:
             self.fleet.age(now, {lane.key for lane in self.fleet.lanes.values() if self._is_left(lane)})
             self._sweep_waiting(now)
@@ -175,9 +179,17 @@ class Dispatcher:
             if queue and account.running < self.config.account_concurrency and entry.running < limit:
                 call = queue.popleft()
                 account.waiting -= 1
+                self._reconsider(call)
                 self._admit(call, self.clock.monotonic())
             if queue:
                 account.held[entry] = queue
+
+    def _reconsider(self, call: Call) -> None:
+        """Decide again for a call that was to be an older version's, and did not begin yet: the named one may have taken over."""
+        if call.tally is not None:
+            call.tally.stale -= 1
+            call.tally = call.lane = None
+            self._route(call)
 
     # ---- routing
 
@@ -259,28 +271,29 @@ class Dispatcher:
 
     # ---- preparation and cut-over
 
-    def _await_preparation(self, call: Call, version: Version) -> None:
-        if version.state is VersionState.FAILED:
-            asyncio.get_running_loop().call_soon(self._finish, call, self.finisher.version_failed(call, version))
-        else:
-            self._awaiting.setdefault((version.function, version.number), []).append(call)
-
     def prepared(self, entry: Entry, version: Version) -> None:
         """Take note that a version became ready or failed: whoever waited for it goes on."""
         now = self.clock.monotonic()
         for call in self._awaiting.pop((version.function, version.number), ()):
             if not call.is_done:
-                self._route(call)
                 self._go_on(call, now)
         if version.state is VersionState.READY:
             self.advance(entry, version)
 
     def _go_on(self, call: Call, now: float) -> None:
         """Run an admitted call, or let it wait for the version that it named."""
+        if call.lane is None and self._named(call).state in _SETTLED:  # since it was decided
+            self._route(call)
         if call.lane is not None:
             self.fleet.run(call, call.lane, now)
-        elif call.requested is not None:
-            self._await_preparation(call, call.entry.versions[call.requested])
+        elif (version := self._named(call)).state is VersionState.FAILED:
+            asyncio.get_running_loop().call_soon(self._finish, call, self.finisher.version_failed(call, version))
+        else:
+            self._awaiting.setdefault((version.function, version.number), []).append(call)
+
+    def _named(self, call: Call) -> Version:
+        assert call.requested is not None  # noqa: S101 - routed before
+        return call.entry.versions[call.requested]
 
     def advance(self, entry: Entry, version: Version) -> None:
         """Load a ready version beside the one that runs, so that its pointers can be cut over without a wait."""
@@ -306,6 +319,8 @@ class Dispatcher:
             if not entry.is_cut(pointer, version.number):
                 entry.cut_over(pointer, version.number)
                 self.fleet.tell(entry.function.id, version.number, EventKind.CUT_OVER, pointer=pointer)
+        if entry.straying:
+            self.fleet.claim(self.lane(entry, version))
 
     def _others(self, lane: Lane) -> list[Lane]:
         return [other for other in self.fleet.lanes.values() if other.entry is lane.entry and other is not lane and other.containers]

@@ -79,6 +79,8 @@ class Fleet:
 
     def run(self, call: Call, lane: Lane, now: float) -> None:
         """Start a call in an idle container, or queue it in its lane and see that one comes."""
+        if lane.is_gone:  # the call was held by a limit meanwhile; there may be another lane of the version now
+            lane = call.lane = self._living(lane)
         if call.expires and call.expires <= now:
             self.finish(call, expired(call, now))
             return
@@ -91,9 +93,14 @@ class Fleet:
                 _stray(call)
             self.pump(lane)
 
+    def _living(self, lane: Lane) -> Lane:
+        found = self.lanes.setdefault((lane.tenant, lane.key), lane)
+        found.is_gone = False
+        return found
+
     def pump(self, lane: Lane) -> None:
         """See that as many containers are coming as calls wait, and as are wanted ahead of calls."""
-        while lane.coming < len(lane.waiting) + min(lane.ahead, _AHEAD_AT_ONCE):
+        while not lane.is_gone and lane.coming < len(lane.waiting) + min(lane.ahead, _AHEAD_AT_ONCE):
             now = self.clock.monotonic()
             if lane.ahead and not lane.waiting and (bringing := self.beside.bring(lane)) is not None:
                 lane.coming += 1
@@ -222,6 +229,12 @@ class Fleet:
             starved, self._starved = self._starved, {}
             for lane in starved:
                 self.pump(lane)
+
+    def claim(self, lane: Lane) -> None:
+        """Take over the calls that name this version and still wait for an older one."""
+        while (call := _take_stray(lane)) is not None:
+            call.lane = lane
+            self.run(call, lane, self.clock.monotonic())
 
     def put_back(self, session: Session) -> None:
         """Give a reserved container its lane's next call, or make it idle."""
@@ -374,6 +387,7 @@ class Fleet:
 
     def _emptied(self, lane: Lane) -> None:
         self.lanes.pop((lane.tenant, lane.key), None)
+        lane.is_gone, lane.ahead = True, 0
         lane.entry.routes.clear()
         self.beside.emptied(lane)
         if not lane.entry.pointers_to(lane.version.number):
@@ -503,9 +517,9 @@ def _stray(call: Call) -> None:
 def _take_stray(lane: Lane) -> Call | None:
     """Take a call that names this version and waits for an older one: it is no old answer then."""
     straying = lane.entry.straying
-    wanted = (c for c in straying if c.requested == lane.version.number and c.session is None and not c.is_done)
+    wanted = (c for c in straying if c.requested == lane.version.number and not c.is_done and c.lane is not None and c in c.lane.waiting)
     call = next(wanted, None)
-    if call is None or call.lane is None or call not in call.lane.waiting:
+    if call is None or call.lane is None or call.lane is lane:
         return None
     straying.remove(call)
     call.lane.waiting.remove(call)
