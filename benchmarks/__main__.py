@@ -20,8 +20,8 @@ from benchmarks import compare, host, html, plots, report, result
 from benchmarks.result import Result
 
 _HERE = Path(__file__).resolve().parent
-PAGES = ("warm", "cold", "memory", "payload", "functions", "profile", "publish", "rollback", "broken")
-_LONG = frozenset({"broken"})  # left out of a quick run, unless they are named
+PAGES = ("warm", "cold", "memory", "payload", "functions", "profile", "publish", "rollback", "broken", "store")
+_LONG = frozenset({"broken", "store"})  # left out of a quick run, unless they are named
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from benchmarks.result import Plot, Table
 from benchmarks.steady import Answer
 
 LEAST_S = 1.0  # a percentile of a phase of a few milliseconds would tell nothing
+SLOW_MS = 100.0  # a caller who waits longer has noticed
 _SHOWN = 3  # kinds of failures that are named
 
 
@@ -48,6 +49,7 @@ class Account:
     untrue: int  # the head names another version than the code that ran
     not_allowed: int  # a version that was not to answer at that time
     stale: int  # executed is not requested
+    slow: int  # good answers since the move that took longer than SLOW_MS
     p50_before: float
     p99_before: float
     p50_during: float
@@ -73,6 +75,11 @@ class Account:
         return self.errors + self.untrue + self.not_allowed
 
     @property
+    def harmed(self) -> int:
+        """How many requests a caller would complain of: wrong or slow."""
+        return self.wrong + self.slow
+
+    @property
     def ratio(self) -> float:
         """The worse p99 of the two phases since the move, over the p99 before."""
         return self.p99_since / self.p99_before
@@ -89,7 +96,7 @@ def judge(answers: Sequence[Answer], deploy: Deploy) -> Account:
     before, during, after = phases(answers, deploy)
     b, d, a = ([answer.latency_ms for answer in part if answer.is_good] for part in (before, during, after))
     if not b:
-        raise ValueError("no good answer before the deploy")
+        raise ValueError("no good answer before the move")
     new = [answer.done for answer in good if deploy.new and answer.ran == deploy.new]
     old = [answer.done for answer in good if answer.ran == deploy.old and answer.planned >= deploy.moved]
     return Account(
@@ -98,14 +105,15 @@ def judge(answers: Sequence[Answer], deploy: Deploy) -> Account:
         untrue=sum(answer.executed != answer.ran for answer in good if answer.executed),
         not_allowed=sum(not is_allowed(answer, deploy) for answer in good),
         stale=sum(answer.executed != answer.requested for answer in good),
+        slow=sum(latency > SLOW_MS for latency in (*d, *a)),
         p50_before=_quantile(b, 50),
         p99_before=_quantile(b, 99),
         p50_during=_quantile(d, 50),
         p99_during=_quantile(d, 99),
         p99_after=_quantile(a, 99),
         worst_since=_quantile(d + a, 100),
-        lateness_p99=percentile([answer.late_ms for answer in (*during, *after)], 99),
-        during_s=during[-1].planned - during[0].planned,
+        lateness_p99=_quantile([answer.late_ms for answer in (*during, *after)], 99),
+        during_s=during[-1].planned - during[0].planned if during else 0.0,
         gap_before_ms=gap([answer.done for answer in good], deploy.moved, is_before=True) * 1e3,
         gap_ms=gap([answer.done for answer in good], deploy.moved, is_before=False) * 1e3,
         first_new_ms=(min(new) - deploy.ready) * 1e3 if new else None,
@@ -151,6 +159,7 @@ def table(accounts: Sequence[Account], title: str = "What the requests met") -> 
         ("head names another version than ran", [str(a.untrue) for a in accounts]),
         ("answered by a version not allowed then", [str(a.not_allowed) for a in accounts]),
         ("executed is not requested", [f"{a.stale:,}" for a in accounts]),
+        (f"took over {SLOW_MS:g} ms since the move", [f"{a.slow:,}" for a in accounts]),
         ("p50 before, ms", [_ms(a.p50_before) for a in accounts]),
         ("p99 before, ms", [_ms(a.p99_before) for a in accounts]),
         ("p50 during, ms", [_ms(a.p50_during) for a in accounts]),

@@ -59,7 +59,7 @@ def prove(house: House, folder: Path) -> list[dict[str, Any]]:
     witness.chmod(0o644)
     at = urlsplit(house.url)
     event = {"attempts": list(ATTEMPTS), "file": str(witness), "text": witness.read_text(), "host": at.hostname, "port": at.port}
-    ready = house.deploy("confined", _PROGRAM)
+    ready = house.deploy("confined", _PROGRAM, wait=False)  # the call waits for it, also where nothing is prepared before one
     answer = house.invoke("confined", event)
     if answer.status != 200:
         raise NotConfined(f"the proof did not run: {ready.body.decode()[:300]} {answer.body.decode()[:300]}")

@@ -81,12 +81,12 @@ class Stage:
         """Return a count by whether the run is a quick one."""
         return quick if self.quick else full
 
-    def server(self, *options: str, data: Path | None = None) -> House:
+    def server(self, *options: str, data: Path | None = None, env: Mapping[str, str] | None = None) -> House:
         """Start a server, check the host and prove the confinement; it ends with the page."""
         self._servers += 1
         self.tell("starting a server")
         data = data or self.folder / f"data{self._servers}"
-        house = self.open.enter_context(serving(data, *options))
+        house = self.open.enter_context(serving(data, *options, env=env))
         layers = house.call("GET", "/readyz", token=None).json["layers"]
         self.result.host = host.check(house.isolation, layers)
         self.result.proof = proof.prove(house, self.folder)
@@ -137,10 +137,10 @@ class Stage:
         return Amount(name=name, unit=unit, spread=spread(values))
 
 
-def serving(data: Path, *options: str) -> contextlib.AbstractContextManager[House]:
+def serving(data: Path, *options: str, env: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[House]:
     """Run `pyfaas serve` over a data directory; it stops with the context, and with the harness however that ends."""
     command = [sys.executable, "-c", _SERVE, str(REPOSITORY), "serve", "--port", "0", "--data-dir", str(data), *given_up(), *options]
-    return running(command, data)
+    return running(command, data, env)
 
 
 def run_page(name: str, *, quick: bool, tell: Callable[[str], None]) -> Result:

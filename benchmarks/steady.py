@@ -143,7 +143,12 @@ class _Line(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._load.lines.add(self)
         self.send(self._asked)
+
+    def close(self) -> None:
+        """Close it."""
+        self._transport.abort()
 
     def send(self, asked: Asked) -> None:
         """Send a request."""
@@ -177,6 +182,7 @@ class _Load:
         self.plan, self.request = plan, (plan.head + plan.body).encode()
         self.seen: list[dict[str, Any]] = []
         self.open = 0
+        self.lines: set[_Line] = set()
         self._free: list[_Line] = []
         self._held: list[Asked] = []  # wait for one of at most _CONNECTIONS
         self._tasks: set[asyncio.Task[None]] = set()
@@ -217,6 +223,7 @@ class _Load:
     def lost(self, line: _Line) -> None:
         """Forget a connection that was closed."""
         self.open -= 1
+        self.lines.discard(line)
         if line in self._free:
             self._free.remove(line)
         if self._held:
@@ -250,6 +257,10 @@ class _Load:
             await asyncio.sleep(0.02)
         for asked in list(self._under_way):
             self.failed(asked, f"no answer in the {_PATIENCE_S:g} s after the load")
+        for line in self.lines:
+            line.close()
+        while self.open:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0)
 
 
 def parse(data: bytes) -> dict[str, Any] | None:

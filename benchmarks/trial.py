@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +66,12 @@ def under_load(stage: Stage, peer: Peer, before_s: float, after_s: float) -> Ite
         seen.answers = [answer for answer in load.stop() if answer.planned >= since]
 
 
-def publish(stage: Stage, house: House, name: str, source: str, old: int, **config: Any) -> Deploy:
+def publish(stage: Stage, house: House, name: str, source: str | Mapping[str, str | bytes], old: int, **config: Any) -> Deploy:
     """Publish a version and wait until it is ready and answers, or has failed; raises RuntimeError when it is refused, or never answers."""
     stage.tell("publishing")
+    bundle = packed({"main.py": source} if isinstance(source, str) else source)
     moved = time.monotonic()
-    answer = house.put(name, packed({"main.py": source}), **config)
+    answer = house.put(name, bundle, **config)
     told = time.monotonic()
     if answer.status != 201:
         raise RuntimeError(f"{name} was refused: {answer.body.decode()[:500]}")
@@ -80,7 +81,7 @@ def publish(stage: Stage, house: House, name: str, source: str, old: int, **conf
     ready = time.monotonic()
     if state["state"] != "ready":
         return Deploy(old=old, new=0, moved=moved, told=told, ready=ready)
-    wait_for(house, name, lambda executed: executed == new)
+    wait_for(house, name, new)
     return Deploy(old=old, new=new, moved=moved, told=told, ready=ready)
 
 
@@ -92,19 +93,19 @@ def roll_back(stage: Stage, house: House, name: str, old: int, new: int) -> Depl
     told = time.monotonic()
     if answer.status not in (200, 204):
         raise RuntimeError(f"{name} was not rolled back: {answer.body.decode()[:500]}")
-    wait_for(house, name, lambda executed: executed == new)
+    wait_for(house, name, new)
     return Deploy(old=old, new=new, moved=moved, told=told, ready=told)
 
 
-def wait_for(house: House, name: str, is_wanted: Callable[[int], bool]) -> None:
-    """Call until the version that answers is a wanted one; raises RuntimeError when none does."""
+def wait_for(house: House, name: str, version: int) -> None:
+    """Call until a version answers; raises RuntimeError when it does not."""
     until = time.monotonic() + _MOVES_S
     while time.monotonic() < until:
         answer = house.call("POST", f"/v1/functions/{name}/invoke", _BODY, content_type="application/json")
-        if answer.status == 200 and is_wanted(int(answer.headers.get("pyfaas-executed-version", "0"))):
+        if answer.status == 200 and answer.headers.get("pyfaas-executed-version") == str(version):
             return
         time.sleep(_ASKED_S)
-    raise RuntimeError(f"{name} is still answered by another version after {_MOVES_S:g} s")
+    raise RuntimeError(f"{name} is not answered by version {version} after {_MOVES_S:g} s")
 
 
 def promise(stage: Stage, page: str, accounts: Sequence[Account]) -> None:

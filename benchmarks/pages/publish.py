@@ -41,8 +41,8 @@ def run(stage: Stage) -> None:
     trial.promise(stage, "publish", ours)
     stage.result.tables.append(deploys.table(ours))
     if theirs:
-        gaps = [a.gap_ms for a in ours[: len(theirs)]], [a.gap_ms for a in theirs]
-        stage.row("publish-gap", [a / b for a, b in zip(*gaps, strict=True)], ("ms", gaps[0]), (_CONTROL, "ms", gaps[1]))
+        harm = [float(a.harmed) for a in ours[: len(theirs)]], [float(a.harmed) for a in theirs]
+        stage.row("publish-harm", [a / b for a, b in zip(*harm, strict=True)], ("requests", harm[0]), (_CONTROL, "requests", harm[1]))
         stage.result.tables.append(deploys.table(theirs, f"The same with a server that is redeployed: {_CONTROL}"))
 
 

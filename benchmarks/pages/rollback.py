@@ -18,7 +18,7 @@ def run(stage: Stage) -> None:
         new = 2 + number
         stage.tell(f"round {number + 1} of {rounds}")
         stage.deploy(house, name, trial.PLAIN.format(number=new))
-        trial.wait_for(house, name, lambda executed, new=new: executed == new)
+        trial.wait_for(house, name, new)
         with trial.under_load(stage, stage.function(house, name), stage.pick(1.0, 5), stage.pick(1.0, 3)) as seen:
             deploy = trial.roll_back(stage, house, name, new, 1)
         accounts.append(deploys.judge(seen.answers, deploy))
