@@ -81,7 +81,7 @@ class BundleDirectory:
     async def path_name(self, digest: str, told: Callable[[int, int], None] | None = None) -> str:  # noqa: ARG002 - the port's
         """Return the file's name inside the directory. Raises not_found."""
         if not await self.has(digest):
-            raise missing(digest, "it is not in the data directory; was it published with another value of the option bundles?")
+            raise missing(digest, "the data directory")
         return self._file(digest).name
 
     async def release(self, digest: str) -> None:
@@ -156,9 +156,10 @@ def digest_of(name: str) -> str:
     return digest if digest != name and _DIGEST.fullmatch(digest) else ""
 
 
-def missing(digest: str, hint: str) -> PyfaasError:
-    """Return the error for a bundle that is not there."""
-    return PyfaasError(Code.NOT_FOUND, f"no bundle {digest}", hint=hint, evidence={"bundle": "missing"})
+def missing(digest: str, place: str) -> PyfaasError:
+    """Return the error for a bundle that is not at its place any more."""
+    evidence = {"bundle": "missing", "digest": digest}
+    return PyfaasError(Code.NOT_FOUND, f"the code is not in {place} any more; publish it again", evidence=evidence)
 
 
 @contextlib.contextmanager
