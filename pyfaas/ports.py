@@ -231,7 +231,10 @@ class Bundles(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
-    """Code to be attached to a container: (slot, store, name) each."""
+    """Code to be attached to a container: (slot, store, name) each.
+
+    In the store `vm`, the VM's own files, a name is that of a kept entry and a directory in it, `entry/code`, or of a staged one.
+    """
 
     slot: str
     store: str
@@ -292,8 +295,21 @@ class Workers(Protocol):
 
     async def fork(self, vm: str, *, is_hurried: bool = False) -> Container: ...
     async def close_vm(self, vm: str) -> None: ...
-    async def stage(self, vm: str, name: str) -> None:
-        """Make a directory in the staging store that the VM's code may write when it is attached."""
+    async def replace(self, vm: str, container: str) -> Container:
+        """Kill all that is in a container and put a blank in its place, with a blank's limits and the same id.
+
+        The old one's `on_end` is called first. When it fails the container is gone.
+        """
+
+    async def stage(self, vm: str, name: str, *, inside: bool = False) -> None:
+        """Make a directory that the VM's code may write when it is attached: in the staging store, or in the VM's own files."""
+
+    async def keep(self, vm: str, staged: str, name: str) -> None:
+        """Give a directory of the VM's own files its final name; who wrote it ends, and it never changes any more."""
+
+    async def forget(self, vm: str, name: str) -> None:
+        """Remove a directory of the VM's own files; refused while a container has one attached that is kept."""
+
 
     async def commit(self, staged: str, store: str, name: str) -> None: ...
     async def discard(self, store: str, name: str) -> None: ...

@@ -33,10 +33,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmSpec:
-    """A VM to be made: its network profile and the limits its blanks are born with."""
+    """A VM to be made: its network profile and the limits its blanks are born with.
+
+    `files_bytes` bounds what it keeps in files of its own (`sandbox.launcher.files`); with 0 it has none.
+    """
 
     network: Network = Network.NONE
     limits: Limits = field(default_factory=Limits)
+    files_bytes: int = 0
 
 
 class Fate(StrEnum):
@@ -68,6 +72,15 @@ class Usage:
     memory_peak_bytes: int = 0
     oom_kills: int = 0
     pids_refused: int = 0
+
+    def since(self, base: Usage) -> Usage:
+        """Return what was counted after `base`; the peak is not a sum, and stays."""
+        return Usage(
+            cpu_us=self.cpu_us - base.cpu_us,
+            memory_peak_bytes=self.memory_peak_bytes,
+            oom_kills=self.oom_kills - base.oom_kills,
+            pids_refused=self.pids_refused - base.pids_refused,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

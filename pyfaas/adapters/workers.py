@@ -100,11 +100,11 @@ class Box:
 class SandboxWorkers:
     """The Workers port over one launcher at a time."""
 
-    def __init__(self, launcher: Launcher, layers: Sequence[Layer]) -> None:
-        """Begin with a launcher that is ready."""
+    def __init__(self, launcher: Launcher, layers: Sequence[Layer], *, files_bytes: int = 0) -> None:
+        """Begin with a launcher that is ready; each VM may keep so many bytes of files of its own."""
         self.on_lost: Callable[[], None] = lambda: None
         self.on_vm_lost: Callable[[str], None] = lambda _vm: None
-        self._layers = layers
+        self._layers, self._files_bytes = layers, files_bytes
         self._ready = asyncio.Event()
         self._vms: dict[str, Vm] = {}
         self.adopt(launcher)
@@ -127,7 +127,8 @@ class SandboxWorkers:
     async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
         """Make a VM with one blank; raises no_capacity when no launcher comes back in time."""
         launcher = await self._live()
-        spec = VmSpec(network=Network.HOST if network else Network.NONE, limits=limits or Limits())
+        profile = Network.HOST if network else Network.NONE
+        spec = VmSpec(network=profile, limits=limits or Limits(), files_bytes=self._files_bytes)
         vm = await launcher.create_vm(spec)
         self._vms[vm.id] = vm
         return vm.id, Box(vm.first, vm.id)
@@ -146,9 +147,21 @@ class SandboxWorkers:
         if found is not None:
             await found.destroy()
 
-    async def stage(self, vm: str, name: str) -> None:
+    async def replace(self, vm: str, container: str) -> Container:
+        """Put a blank in a container's place."""
+        return Box(await self._vm(vm).replace(container), vm)
+
+    async def stage(self, vm: str, name: str, *, inside: bool = False) -> None:
         """Make a directory that the VM's code may write when it is attached."""
-        await self._vm(vm).stage(name)
+        await self._vm(vm).stage(name, inside=inside)
+
+    async def keep(self, vm: str, staged: str, name: str) -> None:
+        """Give a directory of the VM's own files its final name."""
+        await self._vm(vm).keep(staged, name)
+
+    async def forget(self, vm: str, name: str) -> None:
+        """Remove a directory of the VM's own files."""
+        await self._vm(vm).forget(name)
 
     async def commit(self, staged: str, store: str, name: str) -> None:
         """Move a staged directory to its final name; one that is there already stays."""

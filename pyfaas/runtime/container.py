@@ -26,7 +26,7 @@ import struct
 import time
 from typing import Any
 
-from pyfaas.runtime import build, codec, loader, outcome, shapes
+from pyfaas.runtime import build, codec, copying, loader, outcome, shapes
 from pyfaas.runtime.answering import Answering
 from pyfaas.runtime.console import Console
 from pyfaas.runtime.context import Context
@@ -76,6 +76,10 @@ class Container:
             arrive()
             self._console.flush()
             build.serve(payload, self._channel)
+            return
+        if payload.get("do") == "copy":
+            arrive()
+            copying.serve(payload, self._channel)
             return
         started = time.perf_counter_ns()
         try:

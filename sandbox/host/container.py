@@ -36,7 +36,8 @@ class Container:
         self, launcher: Launcher, vm: str, key: str, pid: int, descriptors: list[int], labels: list[str], limits: Limits
     ) -> None:
         """Take over the descriptors: channel, fd 1, fd 2, then the leaf's files."""
-        self.id, self.vm, self.pid = key, vm, pid
+        self.id, self.vm, self.pid = key.partition(":")[0], vm, pid
+        self.key = key  # of this process: one that replaces it has the same id
         self.on_packet: Callable[[bytes], None] = self._unasked
         self.on_end: Callable[[Ending], None] = lambda _ending: None
         self.out_fd, self.err_fd = descriptors[1], descriptors[2]
@@ -51,7 +52,7 @@ class Container:
         self._queue: deque[bytes] = deque()
         self._killed = False
         self._is_reading = False
-        self._base = Usage()
+        self._base: Usage | None = None
         self.resume()
 
     def __repr__(self) -> str:
@@ -77,8 +78,13 @@ class Container:
         self.limits = limits
 
     def usage(self) -> Usage:
-        """Read its leaf's counters."""
-        return self._leaf.usage()
+        """Read its leaf's counters; of a leaf that it took over, what has come since, but for the peak (see `cgroups.Leaf.reset`)."""
+        usage = self._leaf.usage()
+        return usage if self._base is None else usage.since(self._base)
+
+    def count_from(self, base: Usage) -> None:
+        """Leave out what its leaf had counted before it."""
+        self._base = base if base != Usage() else None
 
     def pause(self) -> None:
         """Stop reading packets; the container blocks when its socket is full."""
@@ -92,20 +98,24 @@ class Container:
             self._is_reading = True
             self._loop.add_reader(self._socket.fileno(), self._readable)
 
+    def give_up(self) -> None:
+        """Expect its end, which somebody else sees to: killing by the leaf would hit who comes after it."""
+        self._killed = True
+
     def kill(self) -> None:
         """End it, and all that it started; `on_end` follows."""
         if not self._killed and self.ending is None:
             self._killed = True
             if not self._leaf.kill():
-                self._launcher.tell("kill", self.vm, self.id)
+                self._launcher.tell("kill", self.vm, self.key)
 
     async def attach(self, mounts: Sequence[tuple[str, str, str, bool]]) -> None:
         """Attach entries of stores, `(slot, store, name, writable)` each, and size /tmp by the limits; raises SetupError."""
-        await self._launcher.ask("attach", self.vm, self.id, *self._attachment(mounts))
+        await self._launcher.ask("attach", self.vm, self.key, *self._attachment(mounts))
 
     def attach_nowait(self, mounts: Sequence[tuple[str, str, str, bool]], done: Callable[[Exception | None], None]) -> None:
         """Attach as `attach` does; `done` is called with what went wrong, or None."""
-        self._launcher.ask_nowait(done, "attach", self.vm, self.id, *self._attachment(mounts))
+        self._launcher.ask_nowait(done, "attach", self.vm, self.key, *self._attachment(mounts))
 
     def _attachment(self, mounts: Sequence[tuple[str, str, str, bool]]) -> list[str]:
         words = [f"{slot}:{store}:{name}:{'rw' if writable else 'ro'}" for slot, store, name, writable in mounts]
@@ -156,7 +166,7 @@ class Container:
     def _closed(self) -> None:
         """Its channel is closed: whatever lives of it is of no use any more."""
         self.pause()
-        self._launcher.tell("kill", self.vm, self.id)
+        self._launcher.tell("kill", self.vm, self.key)
 
     def _unasked(self, _packet: bytes) -> None:
         self.kill()  # a blank has nothing to say

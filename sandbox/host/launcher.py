@@ -103,15 +103,18 @@ class Launcher:
     async def create_vm(self, spec: VmSpec) -> Vm:
         """Make a VM with one blank in it; raises SetupError naming the step that failed."""
         limits = spec.limits
-        words = (spec.network.value, str(limits.memory_bytes), str(limits.pids), str(round(limits.cpu * 1000)), str(limits.tmp_bytes))
+        numbers = (limits.memory_bytes, limits.pids, round(limits.cpu * 1000), limits.tmp_bytes, spec.files_bytes)
+        words = (spec.network.value, *map(str, numbers))
         first = await self.blank("vm", *words, limits=limits)
         return Vm(self, first.vm, spec, first)
 
     async def blank(self, verb: str, *words: str, limits: Limits) -> Container:
         """Ask for a container, and believe it only when the kernel says of it what it should."""
-        (vm, key, pid, labels), descriptors = await self._ask(verb, *words)
+        (vm, key, pid, labels, base), descriptors = await self._ask(verb, *words)
         names = [] if labels == "-" else labels.split(",")
         box = Container(self, vm, key, int(pid), descriptors, names, limits)
+        cpu_us, oom_kills, pids_refused = map(int, base.split(","))
+        box.count_from(Usage(cpu_us=cpu_us, oom_kills=oom_kills, pids_refused=pids_refused))
         self._containers[key] = box
         born: asyncio.Future[bytes] = self._loop.create_future()
 
@@ -143,6 +146,13 @@ class Launcher:
                 self._disown(verb, vm, key)
         box.on_packet, box.on_end = box._unasked, lambda _ending: None  # noqa: SLF001 - a blank again
         return box
+
+    async def replace(self, vm: str, container_id: str, limits: Limits) -> Container:
+        """Have a container's process followed by a blank in the same leaf; raises SetupError, VmGone or LauncherGone."""
+        for box in list(self._containers.values()):
+            if box.id == container_id:
+                box.give_up()
+        return await self.blank("replace", vm, container_id, limits=limits)
 
     def _disown(self, verb: str, vm: str, key: str) -> None:
         """End a container that nobody will use; a VM goes with its first one."""
@@ -233,7 +243,7 @@ class Launcher:
     def _drop(self, verb: str, words: list[str], descriptors: list[int]) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
-        if verb in ("vm", "fork"):
+        if verb in ("vm", "fork", "replace"):
             self._disown(verb, words[0], words[1])
 
     def _post(self, text: str) -> None:

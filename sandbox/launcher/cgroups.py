@@ -135,6 +135,19 @@ class Leaf:
             if path is not None and (file not in _SWAP_FILES or os.path.exists(path)):
                 _write(path, value)
 
+    def reset(self, limits: Limits) -> None:
+        """Set the limits of a group that had others, and begin its peak of memory anew where the kernel lets us (v1)."""
+        memsw, peak = self._file(_SWAP_FILES[0]), self._file("memory.max_usage_in_bytes")
+        if self._is_v1 and memsw is not None and os.path.exists(memsw):
+            _write(memsw, "-1")  # it may never be below the limit of memory, whichever changes first
+        self.set(limits)
+        if self._is_v1 and peak is not None:
+            _write(peak, "0")
+
+    def is_empty(self) -> bool:
+        """Whether no process is in the group, not even one that is ending: the kernel counts it until it is released."""
+        return _read_or_empty(self._file("pids.current") or "").strip() == "0"
+
     def weigh(self, *, is_background: bool) -> None:
         """Let the group have the processors only when no other wants them, or as any other.
 

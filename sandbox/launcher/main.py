@@ -24,19 +24,20 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
 from sandbox import kernel
-from sandbox.launcher import cgroups, house, processes, tree, vms
-from sandbox.launcher.confine import BUILD_DIR
+from sandbox.launcher import attaching, cgroups, files, house, processes, vms
 from sandbox.launcher.options import LauncherOptions
 from sandbox.launcher.stores import STAGING, Stores
 from sandbox.spec import Limits, Usage
 
-_WORD = re.compile(r"[A-Za-z0-9._:-]{1,160}")
+_WORD = re.compile(r"[A-Za-z0-9._:/-]{1,160}")
 _PRELOADED = ("json", "traceback", "importlib", "re", "linecache", "tokenize", "datetime", "typing", "collections", "functools", "contextlib")
 _MAX_COMMAND = 4096
+_EMPTYING_S = 5.0  # a process that was killed leaves its group in its own time
 
 
 class Launcher:
@@ -60,12 +61,14 @@ class Launcher:
         self.house = house.build(options, entry, rehearse)
         self.stores = Stores(dict(options.stores))
         self.own_mnt = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        self.files = files.Files(options.root, self.own_mnt, vms.come_back)
         self.vms: dict[str, vms.VmRecord] = {}
         self.tag = options.tag or os.urandom(3).hex()
         self.made = 0
         self.poll = select.poll()
         self.watched: dict[int, Callable[[], None]] = {}
         self.dying: list[cgroups.Leaf] = []
+        self.successions: list[vms.Succession] = []
         self.is_leaving = False
         self.left = self._find_left()
         self.staged: set[str] = set()  # made here, neither moved to their final name nor removed
@@ -83,10 +86,12 @@ class Launcher:
             self._leave()  # whoever wanted it is gone already
         self._remove_left()
         while True:
-            ready = [(fd, self.watched[fd]) for fd, _ in self.poll.poll(50 if self.dying or self.left else None)]
+            pause = 2 if self.successions else (50 if self.dying or self.left else None)
+            ready = [(fd, self.watched[fd]) for fd, _ in self.poll.poll(pause)]
             for descriptor, work in ready:
                 if self.watched.get(descriptor) is work:  # not closed, nor its number taken anew, by what came before
                     work()
+            self.successions = [one for one in self.successions if not self._succeed(one)]
             if self.dying:
                 self.dying = [leaf for leaf in self.dying if not leaf.remove()]
             if self.left and self.groups is not None:
@@ -170,8 +175,11 @@ class Launcher:
 
     # ---- making
 
-    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str) -> None:
-        """Make a VM with one blank; answers when the blank has reported."""
+    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str, own: str) -> None:
+        """Make a VM with one blank; answers when the blank has reported.
+
+        `own` is how many bytes of files of its own it may keep.
+        """
         limits = Limits(memory_bytes=int(memory), pids=int(pids), cpu=int(cpu_milli) / 1000, tmp_bytes=int(tmp))
         self.made += 1
         vm_id = f"{self.tag}-{self.made}"
@@ -186,6 +194,7 @@ class Launcher:
                 if leaf is not None:
                     leaf.remove()
             raise
+        vm.files.most_bytes = int(own)
         self.vms[vm_id] = vm
         self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
         self._watch(vm.pidfd, lambda: self._vm_ended(vm))
@@ -221,10 +230,12 @@ class Launcher:
 
     def _fork_into(self, request: str, vm: vms.VmRecord, *, is_hurried: bool = False) -> None:
         vm.made += 1
-        container_id = f"{vm.id}.{vm.made}"
         leaf = None
         if self.groups is not None:
             leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.limits)
+        self._fork_as(request, vm, f"{vm.id}.{vm.made}", leaf, is_hurried=is_hurried)
+
+    def _fork_as(self, request: str, vm: vms.VmRecord, container_id: str, leaf: cgroups.Leaf | None, *, is_hurried: bool) -> vms.ContainerRecord:
         try:
             box = vms.fork_container(self.house, vm, container_id, request, leaf, is_hurried=is_hurried)
         except OSError:
@@ -234,6 +245,39 @@ class Launcher:
         vm.containers[box.id] = box
         self._watch(box.report.fileno(), lambda: self._container_reports(vm, box))
         self._watch(box.pidfd, lambda: self._container_ended(vm, box))
+        return box
+
+    def replace(self, request: str, vm_id: str, name: str) -> None:
+        """Kill all that is in a container's leaf and fork a blank into that leaf, under the same name."""
+        vm = self._living(vm_id)
+        box = next((box for box in vm.containers.values() if box.name == name and not box.request), None)
+        if box is None:
+            raise OSError(errno.ESRCH, f"the container {name} has ended", "container")
+        self.kill(request, vm.id, box.id)
+        succession = vms.Succession(request=request, vm=vm, name=name, leaf=box.leaf, until=time.monotonic() + _EMPTYING_S)
+        box.is_succeeded = True
+        self._container_ended(vm, box)
+        if not self._succeed(succession):
+            self.successions.append(succession)
+
+    def _succeed(self, one: vms.Succession) -> bool:
+        """Fork the successor once nothing lives of whom it follows; False when that is not so yet."""
+        is_over = one.vm.is_dying or time.monotonic() > one.until
+        if not is_over and one.leaf is not None and not one.leaf.is_empty():
+            return False
+        try:
+            if is_over:
+                raise OSError(errno.ESRCH, f"what was in {one.name} did not end, or its VM did", "container")
+            if one.leaf is not None:
+                one.leaf.reset(one.vm.limits)
+            one.vm.made += 1  # one key a process, whatever its container's name: nothing meant for one reaches the other
+            base = one.leaf.usage() if one.leaf is not None else Usage()
+            self._fork_as(one.request, one.vm, f"{one.name}:{one.vm.made}", one.leaf, is_hurried=True).base = base
+        except OSError as error:
+            self._refuse(one.request, error)
+            if one.leaf is not None and not one.leaf.remove():
+                self.dying.append(one.leaf)
+        return True
 
     def _container_reports(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
         tag, handles = processes.receive(box.report)
@@ -251,7 +295,8 @@ class Launcher:
         if not self.house.awaits_code:
             box.report.close()
         request, box.request = box.request, ""
-        self._say(f"{request} ok {vm.id} {box.id} {box.pid} {labels}", [*box.host_ends, *(fd for _, fd in opened)])
+        base = f"{box.base.cpu_us},{box.base.oom_kills},{box.base.pids_refused}"
+        self._say(f"{request} ok {vm.id} {box.id} {box.pid} {labels} {base}", [*box.host_ends, *(fd for _, fd in opened)])
         for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
             os.close(descriptor)
         box.host_ends = []
@@ -270,17 +315,13 @@ class Launcher:
             if not tag:
                 break
         if request:
-            self._failed(request, tag, child.pid)
-
-    def _failed(self, request: str, tag: bytes, pid: int) -> None:
-        words = tag.decode("utf-8", "replace").split(" ", 3) if tag.startswith(b"e ") else []
-        step, number, text = words[1:4] if len(words) == 4 else ("child", "0", f"process {pid} ended before it was ready")
-        self._say(f"{request} error {_word(step)} {number} {text}")
+            step, number, text = processes.failure(tag, child.pid)
+            self._say(f"{request} error {_word(step)} {number} {text}")
 
     # ---- ending
 
     def _container_ended(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
-        status = self._reap(box.pid)
+        status = processes.reap(box.pid)
         if box.leaf is not None:
             box.leaf.kill()  # what it left running goes with it
         elif not vm.is_dying:
@@ -292,7 +333,7 @@ class Launcher:
         """Tell how a container ended, with the counters that go when its leaf is removed."""
         if box.host_ends:
             return  # the host never had it
-        usage = box.leaf.usage() if box.leaf is not None else Usage()
+        usage = box.leaf.usage().since(box.base) if box.leaf is not None else Usage()
         counts = f"{usage.oom_kills} {usage.memory_peak_bytes} {usage.pids_refused} {usage.cpu_us}"
         self._say(f"0 exit {box.vm} {box.id} {status} {counts}")
 
@@ -307,7 +348,7 @@ class Launcher:
         for descriptor in (box.mnt, *box.host_ends):
             if descriptor >= 0:
                 os.close(descriptor)
-        if box.leaf is not None and not box.leaf.remove():
+        if box.leaf is not None and not box.is_succeeded and not box.leaf.remove():
             self.dying.append(box.leaf)
 
     def _destroy(self, vm: vms.VmRecord) -> None:
@@ -324,8 +365,10 @@ class Launcher:
         self._destroy(vm)
         for box in list(vm.containers.values()):
             self._container_ended(vm, box)
-        self._reap(vm.pid)
+        processes.reap(vm.pid)
         self._fail(vm)
+        if vm.files.entries and not self.is_leaving:
+            self._apart("0", "files", lambda: self.files.remove(entry.place for entry in vm.files.entries.values()))
         del self.vms[vm.id]
         self._unwatch(vm.pidfd)
         os.close(vm.pidfd)
@@ -338,12 +381,6 @@ class Launcher:
         self._say(f"0 gone {vm.id}")
         for request in vm.mourners:
             self._say(f"{request} ok {vm.id}")
-
-    def _reap(self, pid: int) -> int:
-        try:
-            return os.waitpid(pid, 0)[1]
-        except ChildProcessError:
-            return 0
 
     def destroy(self, request: str, vm_id: str) -> str | None:
         """End a VM; answers when nothing of it is left. Ending one that is gone already is no error."""
@@ -381,46 +418,34 @@ class Launcher:
 
     def attach(self, _request: str, vm_id: str, container_id: str, tmp_bytes: str, *mounts: str) -> str:
         """Resize a container's /tmp and attach entries of stores to its slots: `SLOT:STORE:NAME:ro|rw` each."""
-        box = self._living(vm_id).containers[container_id]
+        vm = self._living(vm_id)
+        box = vm.containers[container_id]
         trees = []
         try:
             for mount in mounts:
                 slot, store, name, mode = mount.split(":")
-                if mode == "rw":
-                    box.writes.add(name)
-                trees.append((_slot_path(slot, mode), self.stores.tree(store, name, writable=mode == "rw")))
-            self._within(box, trees, int(tmp_bytes))
-            self._tell_attached(box)
+                path = attaching.slot_path(slot, mode)
+                trees.append((path, self._tree(vm, box, store, name, writable=mode == "rw")))
+            attaching.within(box, self.own_mnt, trees, int(tmp_bytes))
+            attaching.tell(box)
         finally:
-            for _, descriptor in trees:
-                os.close(descriptor)
+            attaching.close_all(trees)
         return container_id
 
-    def _tell_attached(self, box: vms.ContainerRecord) -> None:
-        """Tell a container that waits for it; nothing that it may have written is ever read."""
-        try:
-            box.report.send(b"a", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError:  # it did not wait, was told before, or has ended
-            return
-        box.report.close()
+    def _tree(self, vm: vms.VmRecord, box: vms.ContainerRecord, store: str, name: str, *, writable: bool) -> int:
+        if store == files.STORE:
+            box.uses.add(name.partition("/")[0])
+            return self.files.tree(vm.files, name, writable=writable)
+        if writable:
+            box.writes.add(name)
+        return self.stores.tree(store, name, writable=writable)
 
-    def _within(self, box: vms.ContainerRecord, trees: list[tuple[str, int]], tmp_bytes: int) -> None:
-        """Act inside a container's mount namespace, and come back whatever happens."""
-        if not trees and tmp_bytes == box.tmp_bytes:
-            return
-        kernel.setns(box.mnt, kernel.NEWNS)
-        try:
-            for path, descriptor in trees:
-                kernel.move_mount(descriptor, path)
-            if tmp_bytes != box.tmp_bytes:
-                for path in ("/tmp", "/dev/shm"):  # noqa: S108 - inside the container
-                    kernel.mount(None, path, None, _REMOUNT, f"size={tmp_bytes}")
-                box.tmp_bytes = tmp_bytes
-        finally:
-            vms.come_back(self.own_mnt, kernel.NEWNS)
-
-    def stage(self, _request: str, vm_id: str, name: str) -> str:
-        """Make a staging directory for a VM."""
+    def stage(self, _request: str, vm_id: str, name: str, where: str = "") -> str:
+        """Make a staging directory for a VM, or `inside` it."""
+        if where == "inside":
+            vm = self._living(vm_id)
+            self.files.stage(vm.files, name, vm.uid)
+            return name
         self.stores.stage(name, self._living(vm_id).uid)
         self.staged.add(name)
         return name
@@ -429,10 +454,54 @@ class Launcher:
         """Move a staged directory to its final name, where others will rely on it: who could still write it ends first."""
         for vm in list(self.vms.values()):
             for box in [box for box in vm.containers.values() if staged in box.writes]:
-                self.kill(request, vm.id, box.id)
-                self._container_ended(vm, box)
+                self._end_now(request, vm, box)
         self.staged.discard(staged)
         self._apart(request, name, lambda: self.stores.commit(staged, store, name))
+
+    def _end_now(self, request: str, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+        self.kill(request, vm.id, box.id)
+        self._container_ended(vm, box)
+
+    def _end_users(self, request: str, vm: vms.VmRecord, name: str) -> None:
+        for box in [box for box in vm.containers.values() if name in box.uses]:
+            self._end_now(request, vm, box)
+
+    def keep(self, request: str, vm_id: str, staged: str, name: str) -> None:
+        """Give a staged directory of a VM its final name: who was given it to write ends first, then nobody can."""
+        vm = self._living(vm_id)
+        entry = vm.files.find(staged)
+        if entry.is_kept:
+            raise OSError(errno.EEXIST, "it is kept already", files.STORE)
+        self._end_users(request, vm, staged)
+        try:
+            self.files.seal(entry.place)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            self._apart(request, name, lambda: self.files.wait_sealed(entry.place), lambda: self._sealed(request, vm, staged, name))
+        else:
+            self._sealed(request, vm, staged, name)
+
+    def _sealed(self, request: str, vm: vms.VmRecord, staged: str, name: str) -> None:
+        surplus = vm.files.finish(staged, name, self.files.seal(vm.files.find(staged).place))
+        if surplus is None:
+            self._say(f"{request} ok {name}")
+        else:
+            self._apart(request, name, lambda: self.files.remove((surplus,)))
+
+    def forget(self, request: str, vm_id: str, name: str) -> str | None:
+        """Remove files of a VM's own; one that is not there is no error, one that is kept and in use is (EBUSY)."""
+        vm = self._living(vm_id)
+        entry = vm.files.entries.get(name)
+        if entry is None:
+            return name
+        if not entry.is_kept:
+            self._end_users(request, vm, name)
+        elif any(name in box.uses for box in vm.containers.values()):
+            raise OSError(errno.EBUSY, "a container of the VM has it attached", files.STORE)
+        del vm.files.entries[name]
+        self._apart(request, name, lambda: self.files.remove((entry.place,)))
+        return None
 
     def discard(self, request: str, store: str, name: str) -> str | None:
         """Remove an entry of a store; one that is not there is no error."""
@@ -443,22 +512,27 @@ class Launcher:
         self._apart(request, name, lambda: self.stores.discard(store, name))
         return None
 
-    def _apart(self, request: str, name: str, work: Callable[[], None]) -> None:
+    def _apart(self, request: str, name: str, work: Callable[[], None], then: Callable[[], None] | None = None) -> None:
         """Do something to a store in a child: syncing takes milliseconds, an environment has thousands of files, and the
-        loop waits for nothing.
+        loop waits for nothing. `then` goes on from there, and answers, or raises OSError.
         """
         pid = processes.fork_for(work)
         pidfd = kernel.pidfd_open(pid)
-        self._watch(pidfd, lambda: self._done_apart(request, name, pid, pidfd))
+        self._watch(pidfd, lambda: self._done_apart(request, name, pid, pidfd, then))
 
-    def _done_apart(self, request: str, name: str, pid: int, pidfd: int) -> None:
+    def _done_apart(self, request: str, name: str, pid: int, pidfd: int, then: Callable[[], None] | None) -> None:
         self._unwatch(pidfd)
         os.close(pidfd)
-        number = os.waitstatus_to_exitcode(self._reap(pid))
-        if number:
-            self._refuse(request, OSError(number, os.strerror(number) if number > 0 else "killed", "stores"))
-        else:
-            self._say(f"{request} ok {name}")
+        number = os.waitstatus_to_exitcode(processes.reap(pid))
+        try:
+            if number:
+                raise OSError(number, os.strerror(number) if number > 0 else "killed", "stores")
+            if then is not None:
+                then()
+            else:
+                self._say(f"{request} ok {name}")
+        except OSError as error:
+            self._refuse(request, error)
 
 
 _VERBS: dict[str, Callable[..., str | None]] = {
@@ -471,23 +545,10 @@ _VERBS: dict[str, Callable[..., str | None]] = {
     "stage": Launcher.stage,
     "commit": Launcher.commit,
     "discard": Launcher.discard,
+    "keep": Launcher.keep,
+    "forget": Launcher.forget,
+    "replace": Launcher.replace,
 }
-_REMOUNT = 32 | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-
-
-def _slot_path(slot: str, mode: str) -> str:
-    if mode == "rw" and slot in tree.BUILD_SLOTS:
-        return f"{BUILD_DIR}/{slot}"
-    if mode == "ro" and slot in tree.SLOTS:
-        return f"/app/{slot}"
-    raise ValueError(f"no slot {slot} for {mode}")
-
-
-
-
-
-
-
 
 
 def _word(text: object) -> str:

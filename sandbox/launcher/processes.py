@@ -25,6 +25,20 @@ def receive(report: socket.socket) -> tuple[bytes, list[int]]:
     return text, list(handles)
 
 
+def failure(tag: bytes, pid: int) -> tuple[str, str, str]:
+    """Return the step, the error's number and the text of a child's last report, which need not be one of a failure."""
+    words = tag.decode("utf-8", "replace").split(" ", 3) if tag.startswith(b"e ") else []
+    return (words[1], words[2], words[3]) if len(words) == 4 else ("child", "0", f"process {pid} ended before it was ready")
+
+
+def reap(pid: int) -> int:
+    """Wait for a child and return its status; 0 for one that was waited for."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return 0
+
+
 def kill(pid: int) -> None:
     """Kill a process that may have ended."""
     try:

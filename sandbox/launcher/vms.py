@@ -20,7 +20,8 @@ from sandbox.guest import container as guest_container
 from sandbox.guest import init as guest_init
 from sandbox.launcher import confine
 from sandbox.launcher.cgroups import Leaf
-from sandbox.spec import Limits
+from sandbox.launcher.files import VmFiles
+from sandbox.spec import Limits, Usage
 
 JOINED = ("mnt", "pid", "ipc", "uts", "net")
 
@@ -40,6 +41,14 @@ class ContainerRecord:
     tmp_bytes: int = 0
     host_ends: list[int] = field(default_factory=list)  # channel, fd 1, fd 2, until the host has them
     writes: set[str] = field(default_factory=set)  # the staged directories that it was given to write
+    uses: set[str] = field(default_factory=set)  # what it was given of the VM's own files, to read or to write
+    base: Usage = field(default_factory=Usage)  # what its leaf had counted before it
+    is_succeeded: bool = False  # its leaf is another's from now on
+
+    @property
+    def name(self) -> str:
+        """The container's name, which a process that replaces another shares with it."""
+        return self.id.partition(":")[0]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,9 +68,21 @@ class VmRecord:
     join: dict[str, int] = field(default_factory=dict)
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     made: int = 0
+    files: VmFiles = field(default_factory=VmFiles)
     is_held: bool = False  # the host has got a container of it, and so knows it
     is_dying: bool = False  # killed; gone once its containers and then its init have been reaped
     mourners: list[str] = field(default_factory=list)  # the requests that wait for that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """A container whose process has been killed and is to be followed by another, in the same leaf, before `until`."""
+
+    request: str
+    vm: VmRecord
+    name: str
+    leaf: Leaf | None
+    until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from pyfaas.service.finish import Finisher
 from pyfaas.service.fleet import Fleet
 from pyfaas.service.journal import Journal
 from pyfaas.service.registry import Registry
+from sandbox.errors import SetupError
 from sandbox.spec import Ending, Fate, Layer, Limits, Usage
 from sandbox.wire import Kind, Status, answer_packets, packet, parse_call
 
@@ -53,7 +54,10 @@ class FakeContainer:
     def send(self, packets: Iterable[bytes]) -> None:
         """Take packets."""
         for sent in packets:
-            if sent[0] == Kind.LOAD:
+            if sent[0] == Kind.LOAD and b'"do": "copy"' in sent:
+                self.workers.copies += 1
+                self.on_packet(packet(Kind.LOADED, b'{"files": 1, "bytes": 4096, "sha256": ""}'))
+            elif sent[0] == Kind.LOAD:
                 self.workers.loads += 1
                 self.is_loading = True
                 if not self.workers.is_slow:
@@ -124,7 +128,8 @@ class FakeWorkers:
         self.on_vm_lost: Callable[[str], None] = lambda _vm: None
         self.containers: dict[str, FakeContainer] = {}
         self.tenants: dict[str, set[str]] = {}
-        self.loads = 0
+        self.files: dict[tuple[str, str], bool] = {}  # (VM, name) → whether it is kept
+        self.loads = self.copies = 0
         self.is_broken = self.is_refusing = self.is_slow = self.is_stuck = False
         self._names = itertools.count(1)
 
@@ -159,9 +164,41 @@ class FakeWorkers:
         """End a VM."""
         for container in [c for c in self.containers.values() if c.vm == vm]:
             container.kill()
+        self.files = {(where, name): is_kept for (where, name), is_kept in self.files.items() if where != vm}
 
-    async def stage(self, vm: str, name: str) -> None:
-        """Nothing is staged here."""
+    async def replace(self, vm: str, container: str) -> Container:
+        """End a container, and make a blank of the same id."""
+        old = self.containers.get(container)
+        if old is None or old.is_dead or old.vm != vm:
+            raise SetupError("container", 3, f"the container {container} has ended")
+        old.kill()
+        if self.is_refusing:
+            raise SetupError("child", 0, "refused")
+        self.containers[container] = FakeContainer(self, vm, container)
+        return self.containers[container]
+
+    async def stage(self, vm: str, name: str, *, inside: bool = False) -> None:
+        """Note a directory of the VM's own; nothing else is staged here."""
+        if inside:
+            self.files[vm, name] = False
+
+    async def keep(self, vm: str, staged: str, name: str) -> None:
+        """Give it its final name; who wrote it ends."""
+        if self.files.pop((vm, staged), None) is None:
+            raise SetupError("vm", 2, "the VM has no such files")
+        self.files[vm, name] = True
+        for container in self._users(vm, staged):
+            container.kill()
+
+    async def forget(self, vm: str, name: str) -> None:
+        """Remove it, unless a living container has it attached."""
+        if self.files.get((vm, name)) and self._users(vm, name):
+            raise SetupError("vm", 16, "a container of the VM has it attached")
+        self.files.pop((vm, name), None)
+
+    def _users(self, vm: str, entry: str) -> list[FakeContainer]:
+        living = [c for c in self.containers.values() if c.vm == vm and not c.is_dead]
+        return [c for c in living if any(name.partition("/")[0] == entry for name in c.code)]
 
     async def commit(self, staged: str, store: str, name: str) -> None:
         """Nothing is staged here."""
