@@ -164,17 +164,18 @@ class Service:
         entry = self._own(caller, name)
         return views.function_view(entry, self.aliases.views(entry))
 
-    def list_versions(self, caller: Caller, name: str) -> list[dict[str, Any]]:
-        """List a function's living versions, newest first."""
+    def list_versions(self, caller: Caller, name: str, limit: int = 100, before: int | None = None) -> dict[str, Any]:
+        """List a function's living versions, newest first, those before a number."""
         require(caller, Scope.READ)
         entry = self._own(caller, name)
-        return [self._version_view(entry, v) for _, v in sorted(entry.versions.items(), reverse=True) if not v.deleted]
+        rest = [v for n, v in sorted(entry.versions.items(), reverse=True) if not v.deleted and (before is None or n < before)]
+        return {"items": self._version_views(entry, rest[:limit]), "next": str(rest[limit - 1].number) if len(rest) > limit else None}
 
     def version(self, caller: Caller, name: str, number: int) -> dict[str, Any]:
         """Show a version."""
         require(caller, Scope.READ)
         entry = self._own(caller, name)
-        return self._version_view(entry, self.registry.version(entry, number))
+        return self._version_views(entry, [self.registry.version(entry, number)])[0]
 
     async def wait_version(self, caller: Caller, name: str, number: int, wait_s: float) -> dict[str, Any]:
         """Show a version once it failed, or is ready and cut over; or as it stands after `wait_s`."""
@@ -195,7 +196,7 @@ class Service:
 
     def _is_settled(self, entry: Entry, version: Version) -> bool:
         if version.state is not VersionState.READY:
-            return version.state is VersionState.FAILED
+            return version.state is VersionState.FAILED or self.publisher.is_waiting_for_a_call(version)
         return entry.is_settled(version.number)
 
     async def remove_function(self, caller: Caller, name: str) -> None:
@@ -448,11 +449,10 @@ class Service:
         entry = self.registry.entries.get(function)
         return entry.function.name if entry is not None else function
 
-    def _version_view(self, entry: Entry, version: Version) -> dict[str, Any]:
-        fleet, key = self.dispatcher.fleet, (entry.function.id, version.number)
-        containers = sum(lane.containers for lane in fleet.lanes.values() if lane.key == key)
-        running = views.running_view(fleet.pool, key, self._clock.monotonic())
-        return views.version_view(entry, version, containers, running, fleet.downloads.places(version))
+    def _version_views(self, entry: Entry, versions: Sequence[Version]) -> list[dict[str, Any]]:
+        fleet = self.dispatcher.fleet
+        running = views.running_views(fleet.pool, entry.function.id, self._clock.monotonic())
+        return [views.version_view(entry, v, running.get(v.number, []), fleet.downloads.places(v)) for v in versions]
 
 
 class _Waiter:

@@ -9,9 +9,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pyfaas.decisions import canary as canaries
-from pyfaas.decisions.placement import Lane, Pool
+from pyfaas.decisions.placement import Pool
 from pyfaas.manifest import policy_keys
-from pyfaas.model import Account, Canary, CanaryState, Event, Job, LogLine, PointerMove, Token, Version, VersionState
+from pyfaas.model import (
+    Account,
+    Canary,
+    CanaryState,
+    Event,
+    FunctionId,
+    Job,
+    LogLine,
+    PointerMove,
+    Token,
+    Version,
+    VersionState,
+)
 from pyfaas.service.registry import Entry
 
 _DAY_S = 86_400
@@ -74,18 +86,19 @@ def event_view(entry: Entry, cursor: int, event: Event) -> dict[str, Any]:
     return {**known, **{key: value for key, value in event.detail.items() if key not in known}}
 
 
-def running_view(pool: Pool, key: Lane, now: float) -> list[dict[str, Any]]:
-    """Show the containers that have a version, or load it."""
-    return [
-        {"vm": slot.vm, "container": slot.id, "state": slot.state.value, "calls": slot.calls, "idle_ms": round((now - slot.since) * 1000)}
-        for vm in pool.vms.values()
-        for slot in vm.slots.values()
-        if slot.lane == key
-    ]
+def running_views(pool: Pool, function: FunctionId, now: float) -> dict[int, list[dict[str, Any]]]:
+    """Show the containers that have a function's code, or load it, by version."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for vm in pool.vms.values():
+        for slot in vm.slots.values():
+            if slot.lane is not None and slot.lane[0] == function:
+                times = {"calls": slot.calls, "idle_ms": round((now - slot.since) * 1000)}
+                found.setdefault(slot.lane[1], []).append({"vm": slot.vm, "container": slot.id, "state": slot.state.value, **times})
+    return found
 
 
 def version_view(
-    entry: Entry, version: Version, containers: int, running: Sequence[Mapping[str, Any]], places: Sequence[Mapping[str, Any]]
+    entry: Entry, version: Version, running: Sequence[Mapping[str, Any]], places: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Show a version: what it is, who names it, and what runs where; `places` are VMs that have its code."""
     reason = version.reason
@@ -101,7 +114,7 @@ def version_view(
         "environment": version.environment,
         "handler": version.handler or version.revision.handler,
         "shape": version.shape,
-        "containers": containers,
+        "containers": len(running),
         "withdrawn": version.withdrawn,
         "pointers": sorted(entry.pointers_to(version.number)),
         "shares": {pointer: _share(entry.moves[pointer][-1], version.number) for pointer in sorted(entry.pointers_to(version.number))},

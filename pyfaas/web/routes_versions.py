@@ -24,9 +24,7 @@ _AT_ONCE = 100  # events of one write: a reader that is slow is not given more b
 async def list_versions(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """List a function's versions."""
     limit, after = asked.query_number(request, "limit", 100, 1, 1000), asked.query_number(request, "after", asked.MAX_VERSION + 1, 1, asked.MAX_VERSION + 1)
-    shown = service.list_versions(asked.known(caller), asked.name(request))
-    rest = [version for version in shown if version["version"] < after]  # newest first: the next page is of lower numbers
-    return {"items": rest[:limit], "next": str(rest[limit - 1]["version"]) if len(rest) > limit else None}
+    return service.list_versions(asked.known(caller), asked.name(request), limit, after)  # newest first: `after` is above the next page
 
 
 async def version(service: Service, request: web.Request, caller: Caller | None) -> Any:

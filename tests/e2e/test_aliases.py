@@ -125,6 +125,15 @@ def test_latest_goes_back_and_comes_again(house: House, two: str) -> None:
     assert publish(house, two, source(2))["changed"] is False
 
 
+def test_versions_are_paged_from_the_newest(house: House, two: str) -> None:
+    """Page after page gives every version once, newest first, and the last page says that it is."""
+    publish(house, two, source(3))
+    first = house.call("GET", f"/v1/functions/{two}/versions?limit=2").json
+    assert ([v["version"] for v in first["items"]], first["next"]) == ([3, 2], "2")
+    rest = house.call("GET", f"/v1/functions/{two}/versions?limit=2&after={first['next']}").json
+    assert ([v["version"] for v in rest["items"]], rest["next"]) == ([1], None)
+
+
 def test_what_runs_where(house: House, two: str) -> None:
     """A version tells its containers, and what they did; one that runs nowhere tells none."""
     for _ in range(3):

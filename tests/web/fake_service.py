@@ -289,7 +289,7 @@ SYNC: dict[str, Any] = {
     "list_tokens": [{"id": "t", "created": 1.0}],
     "list_functions": _PAGE,
     "describe": {"name": "echo"},
-    "list_versions": [_VERSION],
+    "list_versions": {"items": [_VERSION], "next": None},
     "version": _VERSION,
     "fleets": {"warming": {}, "vms": [], "functions": []},
     "limits": {"sync_payload": {"value": 1, "unit": "bytes", "key": "sync_payload"}},

@@ -242,7 +242,6 @@ async def test_what_is_refused(front: Served, method: str, path: str, body: byte
 _LISTS: list[tuple[str, str, dict[str, Any], list[dict[str, Any]]]] = [
     ("/v1/accounts", "list_accounts", SYNC, [{"account": name} for name in ("a", "b", "b-2", "c", "d")]),
     ("/v1/tokens", "list_tokens", SYNC, [{"id": ID[:-1] + name, "created": at} for name, at in (("9", 9.0), ("b", 10.0), ("a", 10.0), ("8", 1e9), ("7", 1.5e9))]),
-    ("/v1/functions/echo/versions", "list_versions", SYNC, [{"version": number} for number in (12, 10, 9, 2, 1)]),
     (
         "/v1/usage",
         "usage",
