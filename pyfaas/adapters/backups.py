@@ -5,6 +5,8 @@ disk before the version was committed. Whoever removes files waits until the bac
 the directory and the copy agree. Everything is read by one thread, a piece at a time and no faster than the client takes it:
 memory stays constant, the event loop does nothing but hand pieces on, and writers never wait, since a reader of a WAL blocks none.
 
+Bundles that are kept elsewhere are brought near one by one, so a backup is whole, or none, wherever they are.
+
 Trees were made by confined processes, so they are read as what a stranger left: by descriptors, without following a link, plain
 files only.
 """
@@ -18,26 +20,27 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyfaas import __version__
 from pyfaas.adapters import archive
 from pyfaas.adapters.archive import Sum
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.ports import Contents
+from pyfaas.ports import Bundles, Contents
 
 _PIECE = 1 << 18
+T = TypeVar("T")
 
 
 class BackupDirectory:
     """`ports.Backups` over one data directory; `copy` writes a copy of its database and tells what belongs to it."""
 
-    def __init__(self, data: Path, copy: Callable[[str], Contents]) -> None:
+    def __init__(self, data: Path, copy: Callable[[str], Contents], bundles: Bundles) -> None:
         """Remove what a crash left of an earlier backup."""
-        self._data, self._copy = data, copy
+        self._data, self._copy, self._bundles = data, copy, bundles
         self._part = data / f"backup-{os.getpid()}.db.part"
         for leftover in data.glob("backup-*.db.part*"):
             if not os.path.exists(f"/proc/{leftover.name.removeprefix('backup-').partition('.')[0]}"):
@@ -46,11 +49,11 @@ class BackupDirectory:
     async def read(self, now: float) -> AsyncGenerator[bytes, None]:
         """Yield a backup's bytes; the first ones come when the database is copied. One at a time.
 
-        Raises storage_full or internal; once bytes have come, the stream is then cut and no backup.
+        Raises storage_full, not_ready for a bundle that cannot be had now, or internal; once bytes have come, the stream is then cut and no backup.
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix="backup")
         loop = asyncio.get_running_loop()
-        pieces = _translated(self._pieces(now))
+        pieces = _translated(self._pieces(now, _Lender(self._bundles, self._data / archive.BUNDLES, loop)))
         try:
             while piece := await loop.run_in_executor(thread, next, pieces, b""):
                 yield piece
@@ -59,10 +62,10 @@ class BackupDirectory:
             await asyncio.shield(loop.run_in_executor(thread, pieces.close))
             thread.shutdown(wait=False)
 
-    def _pieces(self, now: float) -> Generator[bytes, None, None]:
+    def _pieces(self, now: float, lender: _Lender) -> Generator[bytes, None, None]:
         try:
             contents = self._copy(str(self._part))
-            yield from _gathered(_Archive(self._data).pieces(self._part, contents, now))
+            yield from _gathered(_Archive(self._data, lender).pieces(self._part, contents, now))
         finally:
             self._forget()
 
@@ -71,11 +74,30 @@ class BackupDirectory:
             made.unlink(missing_ok=True)
 
 
+class _Lender:
+    """Has bundles near while the thread reads them."""
+
+    def __init__(self, bundles: Bundles, near: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self._bundles, self._near, self._loop = bundles, near, loop
+
+    @contextlib.contextmanager
+    def lend(self, digest: str) -> Iterator[Path]:
+        """Yield where a bundle lies; raises as `path_name` does, and not_found only before it yields."""
+        name = self._ask(self._bundles.path_name(digest))
+        try:
+            yield self._near / name
+        finally:
+            self._ask(self._bundles.release(digest))
+
+    def _ask(self, what: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result()
+
+
 class _Archive:
     """One archive on its way: what was packed so far, and its digests."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    def __init__(self, data: Path, lender: _Lender) -> None:
+        self._data, self._lender = data, lender
         self._sums: dict[str, str] = {}
         self._sum = Sum()
         self._missing: list[str] = []
@@ -89,7 +111,7 @@ class _Archive:
         for name in archive.KEYS:
             yield from self._plain(name, self._data / name)
         for name in contents.bundles:
-            yield from self._plain(f"{archive.BUNDLES}/{name}.zip", self._data / archive.BUNDLES / f"{name}.zip", 0o644)
+            yield from self._bundle(name)
         for store, names in zip(archive.TREES, (contents.prepared, contents.environments), strict=True):
             for name in names:
                 yield from self._tree(f"{store}/{name}")
@@ -97,6 +119,16 @@ class _Archive:
         end = {**who, "entries": self._sums, "missing": self._missing, "counts": counts, "end": archive.SIGNATURE}
         yield from _document(archive.MANIFEST, end)
         yield bytes(2 * tarfile.BLOCKSIZE)
+
+    def _bundle(self, digest: str) -> Iterator[bytes]:
+        member = f"{archive.BUNDLES}/{digest}.zip"
+        try:
+            with self._lender.lend(digest) as path:
+                yield from self._plain(member, path, 0o644)
+        except PyfaasError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            self._missing.append(member)
 
     def _plain(self, name: str, path: Path, mode: int = 0o600) -> Iterator[bytes]:
         try:
