@@ -128,7 +128,7 @@ class Server:
             self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher,
             happenings, snapshot.canaries, self.given.weaker,
         )
-        backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
+        backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")), bundles)
         backup = self.service.backup = Backup(backups, self.journal, self.clock)
         self.retention = Retention(
             *(self.config, self.store, bundles, trees, self.workers, self.clock),
