@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest_asyncio
 from pyfaas.adapters import archive
 from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.bundles import BundleDirectory
+from pyfaas.adapters.places import open_bundles
 from pyfaas.adapters.sqlite.copying import copy
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import MIGRATIONS, open_database
@@ -28,6 +29,7 @@ from pyfaas.contract import BACKUP_TAIL, is_backup_end
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import VersionState
 from pyfaas.restore import restore
+from tests.adapters.object_store import ObjectStore
 from tests.adapters.samples import account, function, job, move, token, version
 
 READY = version(state=VersionState.READY, environment="sha256-" + "e" * 64)
@@ -66,10 +68,14 @@ async def data(tmp_path: Path) -> Path:
     return made
 
 
-async def backup(data: Path) -> bytes:
+def backups_of(data: Path, place: Mapping[str, str] | None = None) -> BackupDirectory:
+    """Return what backs up a data directory whose bundles are kept in it, or at a place."""
+    return BackupDirectory(data, partial(copy, str(data / "pyfaas.db")), open_bundles(place or {}, data / "bundles", 0))
+
+
+async def backup(data: Path, place: Mapping[str, str] | None = None) -> bytes:
     """Return a backup of a data directory."""
-    backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
-    return b"".join([piece async for piece in backups.read(5.0)])
+    return b"".join([piece async for piece in backups_of(data, place).read(5.0)])
 
 
 def tree(place: Path) -> dict[str, tuple[str, bytes | str]]:
@@ -326,12 +332,36 @@ async def test_what_a_tree_lacks_is_told_and_made_later(data: Path) -> None:
 @pytest.mark.asyncio
 async def test_a_reader_that_leaves_leaves_nothing(data: Path) -> None:
     """Whoever stops reading in the middle, or never begins, leaves no copy of the database behind."""
-    backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
+    backups = backups_of(data)
     pieces = backups.read(1.0)
     await anext(pieces)
     assert list(data.glob("*.part"))
     await pieces.aclose()
     assert list(data.glob("*.part*")) == []
     (data / "backup-999999999.db.part").write_bytes(b"of a process that is gone")
-    BackupDirectory(data, partial(copy, str(data / "pyfaas.db")))
+    backups_of(data)
     assert list(data.glob("*.part*")) == []
+
+
+@pytest.mark.asyncio
+async def test_bundles_that_are_kept_elsewhere_are_in_it(data: Path, objects: ObjectStore) -> None:
+    """A backup is the same, byte for byte, wherever bundles are kept, and leaves none near; without the store there is none."""
+    expected = await backup(data)
+    file = data / "bundles" / f"{READY.bundle}.zip"
+    await open_bundles(objects.place(), data / "other", 0).put(READY.bundle, file.read_bytes())
+    file.unlink()
+    assert await backup(data, objects.place()) == expected
+    assert list((data / "bundles").iterdir()) == []
+    objects.away()
+    with pytest.raises(PyfaasError) as refused:
+        await backup(data, objects.place())
+    assert (refused.value.code, list(data.glob("*.part*"))) == (Code.NOT_READY, [])
+
+
+@pytest.mark.asyncio
+async def test_a_bundle_that_the_store_lost_is_told(data: Path, objects: ObjectStore) -> None:
+    """What the object store has lost is listed as missing, as what the data directory has lost."""
+    (data / "bundles" / f"{READY.bundle}.zip").unlink()
+    with tarfile.open(fileobj=io.BytesIO(await backup(data, objects.place()))) as tar:
+        shown = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
+    assert shown["missing"] == [f"bundles/{READY.bundle}.zip"]
