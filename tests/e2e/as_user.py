@@ -36,7 +36,8 @@ def main(uid: int, group: str, command: list[str]) -> None:
     os.setresuid(uid, uid, uid)
     os.chdir("/")
     home = command[-1]
-    os.execve(command[0], command, {"PATH": "/usr/bin:/bin", "HOME": home, "PYTHONPATH": sys.path[0]})
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    os.execve(command[0], command, {"PATH": "/usr/bin:/bin", "HOME": home, "PYTHONPATH": sys.path[0], **keys})
 
 
 if __name__ == "__main__":
