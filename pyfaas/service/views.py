@@ -49,6 +49,7 @@ def function_view(entry: Entry, aliases: Mapping[str, Any]) -> dict[str, Any]:
         "class": "low",
         "public": function.settings.public,
         "created": function.created,
+        **policy_keys(function.settings),
     }
 
 

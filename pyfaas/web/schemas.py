@@ -205,7 +205,8 @@ _FUNCTIONS: dict[str, Schema] = {
             "class": one_of(("low", "high")),
             "public": {"type": "boolean"},
             "created": TIME,
-        }
+        },
+        POLICY,
     ),
     "FunctionPage": _page("Function"),
     "Version": shown(

@@ -67,6 +67,17 @@ async def test_the_first_schema_becomes_todays_with_all_that_is_in_it(old: Path,
 
 
 @pytest.mark.asyncio
+async def test_what_was_never_said_of_staleness_stays_unsaid(old: Path) -> None:
+    """Defaults that an earlier release wrote down override no account's policy; what somebody said against them stays."""
+    with contextlib.closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute("""UPDATE functions SET settings = json_set(settings, '$.stale', 'forbid', '$.max_wait_ms', 5000)""")
+    database = open_database(str(old))
+    (found,) = (await SqliteStore(database).load()).functions
+    await database.close()
+    assert (found.settings.stale, found.settings.max_wait_ms) == ("forbid", 5000)
+
+
+@pytest.mark.asyncio
 async def test_the_file_is_kept_as_it_was_before_a_migration(old: Path) -> None:
     """A copy beside the file holds the old schema with its rows; a start that migrates nothing leaves it as it is."""
     await open_database(str(old)).close()
