@@ -27,7 +27,7 @@ STORE = "vm"
 _FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV  # not noexec: shared libraries are imported from it, as from the near store
 _BYTES_A_FILE = 2048  # at least: inodes are memory too
 _FEWEST_FILES = 1024
-_PATIENCE_S = 2.0  # a process that was killed lets go of its files in its own time
+_PATIENCE_S = 1.0  # a process that was killed lets go of its files in its own time
 
 
 @dataclass(slots=True, kw_only=True)

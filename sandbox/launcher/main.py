@@ -434,8 +434,9 @@ class Launcher:
 
     def _tree(self, vm: vms.VmRecord, box: vms.ContainerRecord, store: str, name: str, *, writable: bool) -> int:
         if store == files.STORE:
+            tree = self.files.tree(vm.files, name, writable=writable)
             box.uses.add(name.partition("/")[0])
-            return self.files.tree(vm.files, name, writable=writable)
+            return tree
         if writable:
             box.writes.add(name)
         return self.stores.tree(store, name, writable=writable)
