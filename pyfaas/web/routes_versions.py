@@ -89,10 +89,10 @@ async def events(service: Service, request: web.Request, caller: Caller | None) 
     """Tell what happened to a function's versions, waiting for it; as server-sent events when asked for."""
     me, name = asked.known(caller), asked.name(request)
     number = asked.number(request.query["version"], "version", 1, asked.MAX_VERSION) if "version" in request.query else None
-    after, limit = asked.query_number(request, "after", 0, 0, asked.MAX_CURSOR), asked.query_number(request, "limit", 100, 1, 1000)
+    after, limit = _resumed(request, asked.query_number(request, "after", 0, 0, asked.MAX_CURSOR)), asked.query_number(request, "limit", 100, 1, 1000)
     wait = min(MAX_WAIT_S, asked.query_number(request, "wait", 0, 0, 3600))
     if "text/event-stream" in request.headers.get("Accept", ""):
-        return await _follow(service, request, me, name, _resumed(request, after), number=number)
+        return await _follow(service, request, me, name, after, number=number)
     reader, is_head = _Reader(), request.method == "HEAD"
     with streams.noticed(request, reader):
         found = await reader.take(service.events(me, name, after=after, version=number, wait_s=0 if is_head else wait, limit=limit))
@@ -101,10 +101,10 @@ async def events(service: Service, request: web.Request, caller: Caller | None) 
 
 
 def _resumed(request: web.Request, after: int) -> int:
-    """Return where a stream goes on: where a client that comes again says that it stopped, else where it asks."""
+    """Return where to go on: where a client that comes again says that it stopped, else where it asks."""
     last = request.headers.get("Last-Event-ID")
     try:
-        return after if not last else asked.number(last, "Last-Event-ID", 0, asked.MAX_CURSOR)
+        return after if last is None else asked.number(last, "Last-Event-ID", 0, asked.MAX_CURSOR)
     except PyfaasError as error:
         raise PyfaasError(Code.INVALID_HEADER, error.message, hint="it is the id of an event") from None
 

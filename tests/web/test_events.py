@@ -96,7 +96,7 @@ async def test_a_stream_is_resumed(front: Served) -> None:
     assert await frames(wire, 2) == [6, 7]
 
 
-@pytest.mark.parametrize("last", [b"x", b"-1", b"1" * 40, b"5 5"], ids=repr)
+@pytest.mark.parametrize("last", [b"", b"x", b"-1", b"1" * 40, b"5 5"], ids=repr)
 async def test_an_id_that_is_none(front: Served, last: bytes) -> None:
     """A last id that is no cursor is refused as what it is."""
     answer = await ask(front.port, get(PATH, STREAM + b"Last-Event-ID: " + last + b"\r\n"))
