@@ -116,7 +116,7 @@ class Server:
         happenings = await opened(self.clock, self.journal, self.store)
         finisher = Finisher(self.journal, self.clock)
         self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
-        self.fleet.tell = happenings.tell
+        self.fleet.listen(happenings.tell)
         dispatcher = Dispatcher(self.config, registry, self.fleet, finisher, self.clock)
         bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)

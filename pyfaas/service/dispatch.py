@@ -315,6 +315,9 @@ class Dispatcher:
             self._cut(lane.entry, lane.version)
 
     def _cut(self, entry: Entry, version: Version) -> None:
+        lane = self.fleet.lanes.get((TenantKey(entry.function.account), (entry.function.id, version.number)))
+        if lane is not None:
+            lane.is_new = True
         for pointer in entry.pointers_to(version.number):
             if not entry.is_cut(pointer, version.number):
                 entry.cut_over(pointer, version.number)

@@ -267,6 +267,8 @@ class Fleet:
         call.lane = session.lane
         session.lane.busy += 1
         session.slot.calls += 1
+        if session.lane.is_new:
+            self._tell_first_run(session.lane)
         self.busy[session] = None
 
     def _next(self, session: Session, now: float) -> bool:
@@ -297,10 +299,10 @@ class Fleet:
         if session.why:  # its first call since it was loaded
             call.why, call.init_s, session.why = session.why, now - session.slot.since, ""
             self.cold[call.why] += 1
-            self._tell_first_run(session.lane)
         session.slot.since = now
 
     def _tell_first_run(self, lane: Lane) -> None:
+        lane.is_new = False
         if lane.version.number not in lane.entry.ran:
             lane.entry.ran.add(lane.version.number)
             self.tell(lane.version.function, lane.version.number, EventKind.FIRST_RUN)

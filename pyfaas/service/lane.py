@@ -68,6 +68,7 @@ class Lane:
         self.busy = 0
         self.containers = 0
         self.loading = 0  # of the containers, those that have not said yet that they loaded
+        self.is_new = True  # nothing ran since it was made, or since a pointer came here
         self.is_gone = False  # it had nothing left, and was forgotten
         self.is_dropped = False  # the version was removed: containers end after their run
 
