@@ -15,7 +15,7 @@ from sandbox.errors import SetupError
 from sandbox.host.container import Container
 from sandbox.host.vm import Vm
 from sandbox.launcher import cgroups
-from tests.sandbox.rig import Refused, Rig, is_alive
+from tests.sandbox.rig import Refused, Rig, descendants, is_alive
 
 MIB = 1 << 20
 _PAGE = 4096
@@ -309,7 +309,11 @@ def test_processes_that_stay_behind_end_before_it_is_kept(rig: Rig) -> None:
         "if os.fork() == 0:\n    if os.fork() == 0:\n        os.setsid(); n = 0\n"
         "        while True:\n            n = (n + 1) % 10; shared[8:9] = b'%d' % n; time.sleep(0.001)\n    os._exit(0)\nos.wait()"
     )
+    assert rig.process is not None
+    before = set(descendants(rig.process.pid))
     rig.ask(box, source)
+    behind = set(descendants(rig.process.pid)) - before
+    assert behind
     rig.wait_until(lambda: rig.ask(box, "result = open('/app/build/out/code/main.py').read()") != "value = 0\n")  # it does write
     rig.run(vm.keep("s", "e"))
     assert rig.ending(box).signal == 9
@@ -318,7 +322,7 @@ def test_processes_that_stay_behind_end_before_it_is_kept(rig: Rig) -> None:
     read = "result = open('/app/code/main.py').read()"
     seen = {rig.ask(user, read) for _ in range(20)}
     assert len(seen) == 1
-    assert rig.ask(user, "import os; result = len([p for p in os.listdir('/proc') if p.isdigit()])") == 1
+    rig.wait_until(lambda: not set(descendants(rig.process.pid)) & behind, lambda: (behind, descendants(rig.process.pid)))
 
 
 @pytest.mark.parametrize("who", ["vm", "init", "launcher", "host"])
