@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import datetime
 import http.client
 import json
 import logging
@@ -140,6 +141,24 @@ def object_store(*, bytes_per_second: int = 0, certificate: Path | None = None) 
         finally:
             process.terminate()
             process.wait(20)
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a certificate of localhost that is its own authority; returns it, and it with its key."""
+    from cryptography import x509  # noqa: PLC0415 - only what tries https needs it; moto brings it
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    begin, end = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2020, 2120))
+    made = made.not_valid_before(begin).not_valid_after(end)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem = made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    (directory / "alone.pem").write_bytes(pem)
+    (directory / "both.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + pem)
+    return directory / "alone.pem", directory / "both.pem"
 
 
 # ---- the process

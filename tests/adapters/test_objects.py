@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pyfaas.adapters import places
 from pyfaas.adapters.bucket import Bucket, Patience
 from pyfaas.adapters.objects import ObjectBundles
 from pyfaas.errors import Code, PyfaasError
-from tests.adapters.object_store import ObjectStore, object_store
+from tests.adapters.object_store import ObjectStore, certificate, object_store
 
 DIGEST = "sha256-" + "b" * 64
 ZIP = bytes(range(256)) * 2400
@@ -123,9 +121,9 @@ async def test_a_store_that_always_cuts_is_unreachable(objects: ObjectStore, bun
     """When every try breaks off the error says so, nothing is left, and once the store is well the bundle comes."""
     await bundles.put(DIGEST, ZIP)
     objects.cut_after(SIZE // 2)
-    error = await refusal(bundles.path_name(DIGEST))
-    assert (error.code, error.evidence["bundle"], left(tmp_path)) == (Code.NOT_READY, "unreachable", [])
-    assert bundles.transfers.failed == 1
+    errors = await asyncio.gather(*(refusal(bundles.path_name(DIGEST)) for _ in range(3)))
+    assert {(error.code, error.evidence["bundle"]) for error in errors} == {(Code.NOT_READY, "unreachable")}
+    assert (left(tmp_path), bundles.transfers.failed, objects.counts()["gets"]) == ([], 1, PATIENT.attempts)
     objects.cut_after(0, times=0)
     assert (tmp_path / await bundles.path_name(DIGEST)).read_bytes() == ZIP
 
@@ -235,17 +233,35 @@ async def test_what_the_data_directory_keeps_is_taken_from_there(objects: Object
     assert left(tmp_path) == []
 
 
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """Write a certificate that is its own authority; returns it, and it with its key."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    begin, end = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2020, 2120))
-    made = made.not_valid_before(begin).not_valid_after(end)
-    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    pem = made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-    (directory / "alone.pem").write_bytes(pem)
-    (directory / "both.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + pem)
-    return directory / "alone.pem", directory / "both.pem"
+_SMALL_DISK = """
+import asyncio, json, os, subprocess, sys
+from pathlib import Path
+from pyfaas.adapters.places import open_bundles
+from pyfaas.errors import PyfaasError
+
+async def main(path, place):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "small", path], check=True)
+    bundles, ballast = open_bundles(place, Path(path, "near"), 0), Path(path, "ballast")
+    ballast.write_bytes(bytes(700_000))
+    try:
+        await bundles.path_name(sys.argv[3])
+    except PyfaasError as error:
+        print(error.code, os.listdir(Path(path, "near")))
+    ballast.unlink()
+    print(Path(path, "near", await bundles.path_name(sys.argv[3])).stat().st_size)
+
+asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
+"""
+
+
+@pytest.mark.asyncio
+async def test_a_disk_without_room_for_a_copy_is_storage_full(objects: ObjectStore, bundles: ObjectBundles, tmp_path: Path) -> None:
+    """What does not fit near is storage_full, with nothing left; once there is room it comes."""
+    await bundles.put(DIGEST, ZIP)
+    told = [str(tmp_path), json.dumps(objects.place()), DIGEST]
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", _SMALL_DISK, *told]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr, done.stdout.splitlines()) == ("", ["storage_full []", str(SIZE)])
 
 
 @pytest.mark.asyncio

@@ -153,7 +153,9 @@ def test_two_launchers_share_no_uid(count: int) -> None:
 
 
 def test_a_handover_survives_its_encoding() -> None:
-    """What one process writes another reads, with options that it does not know left out."""
-    given = Handover(config=Config(data_dir="/d"), uid=7, needed=("/a",), layers=(), weaker=("proc",), tool={"x": 1}, binds=("/b",))
+    """What one process writes another reads, with options that it does not know left out; it shows no key."""
+    place = {"secret_access_key": "word"}
+    given = Handover(config=Config(data_dir="/d"), uid=7, needed=("/a",), layers=(), weaker=("proc",), tool={"x": 1}, binds=("/b",), place=place)
     text = given.encode().replace(b'"host":', b'"of_another_release": 1, "host":')
     assert Handover.decode(text) == given
+    assert "word" not in repr(given)
