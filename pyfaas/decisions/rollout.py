@@ -51,7 +51,8 @@ def decide(
 ) -> Decision:
     """Decide which version serves; `supply` tells of the named version and its substitutes, missing means none.
 
-    `substitutes` are ready, best first. `may_be_stale` is the merged policy with its limits; once the cut-over is done the
+    `substitutes` are ready, best first: the first that is better supplied answers, not the best supplied, lest answers jump further
+    back because the last version's containers are busy. `may_be_stale` is the merged policy with its limits; once the cut-over is done the
     named version is the only one. `has_waited`: the request joined a preparation, and its wait is over. Deleted or
     unknown versions never get here: routing refuses them.
     """
@@ -61,9 +62,9 @@ def decide(
         return Decision(answer=Answer.NEW, version=requested)
     prepare = state is VersionState.STORED
     if may_be_stale and substitutes:
-        best = max(substitutes, key=lambda n: supply.get(n, Supply.NONE))  # the first of the best: max keeps order
-        if not is_ready or supply.get(best, Supply.NONE) > mine:
-            return Decision(answer=Answer.OLD, version=best, prepare=prepare, load=is_ready)
+        better = next((n for n in substitutes if supply.get(n, Supply.NONE) > mine), None)
+        if better is not None or not is_ready:
+            return Decision(answer=Answer.OLD, version=better or substitutes[0], prepare=prepare, load=is_ready)
     if is_ready:
         return Decision(answer=Answer.NEW, version=requested)
     if state is VersionState.FAILED:

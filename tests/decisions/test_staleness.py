@@ -97,16 +97,22 @@ def test_a_time_ends() -> None:
     assert not may_be_stale(policy, Tally(since=10.0), 10.5)
 
 
+def test_a_busy_last_version_is_not_passed_by() -> None:
+    """Of two substitutes the later one answers, though only the earlier one has a container that is free."""
+    made = rollout.decide(3, VersionState.FAILED, (2, 1), {2: Supply.BUSY, 1: Supply.FREE}, may_be_stale=True, is_cut_over=False)
+    assert (made.answer, made.version) == (Answer.OLD, 2)
+
+
 def oracle(state: VersionState, substitutes: tuple[int, ...], supply: Mapping[int, Supply], facts: Mapping[str, Any]) -> tuple[Answer, int]:
     """Walk the table of the design row by row; the named version is 2."""
     is_ready = state is VersionState.READY
     mine = supply.get(2, Supply.NONE)
-    best = sorted(substitutes, key=lambda n: (-supply.get(n, Supply.NONE), substitutes.index(n)))
+    better = [n for n in substitutes if supply.get(n, Supply.NONE) > mine]
     rows: list[tuple[bool, tuple[Answer, int]]] = [
         (is_ready and mine in (Supply.FREE, Supply.TEMPLATE), (Answer.NEW, 2)),
         (is_ready and facts["is_cut_over"], (Answer.NEW, 2)),
-        (facts["may_be_stale"] and bool(best) and supply.get(best[0], Supply.NONE) > mine, (Answer.OLD, best[0] if best else 0)),
-        (not is_ready and facts["may_be_stale"] and bool(best), (Answer.OLD, best[0] if best else 0)),
+        (facts["may_be_stale"] and bool(better), (Answer.OLD, better[0] if better else 0)),
+        (not is_ready and facts["may_be_stale"] and bool(substitutes), (Answer.OLD, substitutes[0] if substitutes else 0)),
         (state is VersionState.FAILED, (Answer.INIT_ERROR, 2)),
         (is_ready, (Answer.NEW, 2)),
         (facts["has_waited"], (Answer.NOT_READY, 2)),
