@@ -146,7 +146,9 @@ def test_every_allowed_call_has_a_reason() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     """Each third-party package that the code imports is among the dependencies, and each of those is used."""
-    declared = {re.split(r"[<>=~!\[; ]", text)[0].lower() for text in _list("dependencies")}
+    extras = _settings()["optional-dependencies"]
+    assert isinstance(extras, dict)
+    declared = {re.split(r"[<>=~!\[; ]", text)[0].lower() for text in [*_list("dependencies"), *extras["s3"]]}
     names = {IMPORTED_AS.get(name, name): name for name in declared}
     used = set()
     strings = set()
