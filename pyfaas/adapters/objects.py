@@ -95,15 +95,16 @@ class ObjectBundles:
         near.holds += 1
         if told is not None:
             near.listeners.append(told)
+        is_here = False
         try:
             assert near.task is not None  # noqa: S101 - set above
             await asyncio.shield(near.task)
-        except BaseException:
-            await self._let_go(digest, near)
-            raise
+            is_here = True
         finally:
             if told is not None:
                 near.listeners.remove(told)
+            if not is_here:
+                await self._let_go(digest, near)
         return near.name
 
     async def release(self, digest: str) -> None:
@@ -154,16 +155,16 @@ class ObjectBundles:
 
     async def _bring(self, digest: str, near: _Near) -> None:
         self.transfers.running += 1
+        is_here = False
         try:
             await self._patiently(digest, near)
-            self.transfers.finished += 1
-        except BaseException:
-            self.transfers.failed += 1
-            if self._near.get(digest) is near:
-                del self._near[digest]  # whoever comes now begins anew
-            raise
+            is_here = True
         finally:
             self.transfers.running -= 1
+            self.transfers.finished += is_here
+            self.transfers.failed += not is_here
+            if not is_here and self._near.get(digest) is near:
+                del self._near[digest]  # whoever comes now begins anew
 
     async def _patiently(self, digest: str, near: _Near) -> None:
         """Download until it succeeds: again after what may pass, and once more after wrong bytes."""
@@ -195,9 +196,8 @@ class ObjectBundles:
             await self._receive(download, part, near)
             with translated():
                 await asyncio.to_thread(part.rename, target)
-        except BaseException:
-            part.unlink(missing_ok=True)  # without an await: this may be a cancellation
-            raise
+        finally:
+            part.unlink(missing_ok=True)  # unless it has its name; without an await: this may be a cancellation
 
     async def _receive(self, download: Download, part: Path, near: _Near) -> None:
         """Write what comes, tell how much, and see that it is what was kept; raises _Corrupt, not_ready or storage_full."""
