@@ -41,7 +41,7 @@ def test_what_ended_before_it_was_taken(last_words: list[str] | None) -> None:
         asked = asyncio.ensure_future(launcher.create_vm(VmSpec()))
         await asyncio.sleep(0)  # it has sent its question
         number = theirs.recv(100).split()[0].decode()
-        with _answer(theirs, f"{number} ok v v.1 7 -") as container:
+        with _answer(theirs, f"{number} ok v v.1 7 - 0,0,0") as container:
             container.send(_BORN)
             for word in last_words or []:
                 theirs.send(word.encode())
