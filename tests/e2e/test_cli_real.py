@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,11 @@ class Cli:
         command = [sys.executable, "-m", "pyfaas", *words]
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=self.directory, env=self.environment, text=True, **pipes)
+
+    def deploy_told(self, name: str, source: str) -> str:
+        """Publish a function with -v; returns what was told of it."""
+        (self.directory / f"{name}.py").write_text(source)
+        return self("deploy", f"{name}.py", "-v").stderr
 
     def deploy(self, name: str, source: str, *words: str) -> str:
         """Publish a function and wait until it is ready; returns the name."""
@@ -127,9 +133,15 @@ def test_json_is_the_http_body(cli: Cli, house: House, name: Callable[[], str]) 
         f"jobs get {job}": f"/v1/invocations/{job}",
     }
     for words, path in paths.items():
-        assert cli(*words.split(), "-o", "json").stdout.encode() == house.call("GET", path).body + b"\n", words
+        shown, answered = cli(*words.split(), "-o", "json").stdout.encode(), house.call("GET", path).body + b"\n"
+        assert _ageless(shown) == _ageless(answered), words
     shown = json.loads(cli("describe", "nowhere", "-o", "json").stderr)
     assert shown == house.call("GET", "/v1/functions/nowhere").json
+
+
+def _ageless(body: bytes) -> bytes:
+    """Return a document without how long containers have been idle, which grows from one look to the next."""
+    return re.sub(rb'"idle_ms": \d+', b'"idle_ms": 0', body)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the system's package curl is not installed")
@@ -351,3 +363,62 @@ def test_a_unit_for_systemd(cli: Cli) -> None:
         unit.write_text(cli("service").stdout)
         done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
         assert "pyfaas.service" not in done.stderr
+
+
+def test_a_release_goes_on_without_its_command(cli: Cli, name: Callable[[], str]) -> None:
+    """A canary begins, is shown, and ends by hand; an alias moves although nobody waits; going back says what is withdrawn."""
+    f = cli.deploy(name(), ECHO, "--alias", "live")
+    cli.deploy(f, ECHO + "# 2\n", "--alias", "live", "--canary", "10%", "--promote-after", "1h", "--error-budget", "1%")
+    shown = json.loads(cli("alias", "ls", f, "-o", "json").stdout)["items"][0]
+    assert (shown["version"], shown["weights"], shown["canary"]["state"]) == (1, {"2": 10}, "running")
+    assert "10 % to 2, step 1 of 5" in cli("alias", "ls", f).stdout
+    assert "live 90 %" in cli("versions", f).stdout
+    done = cli("rollback", f"{f}:live")
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"{f}:live is version 1 again; version 2 is withdrawn, and answers only who names it\n",
+    )
+    (cli.directory / f"{f}.py").write_text(ECHO + "# 3\n")
+    assert cli("deploy", f"{f}.py", "--alias", "live", "--no-wait").returncode == 0
+    wait_until(lambda: json.loads(cli("alias", "ls", f, "-o", "json").stdout)["items"][0]["version"] == 3)
+    done = cli("alias", "set", f"{f}:live", "1", "--weight", "3=20", "--stale", "forbid", "--max-wait", "2s")
+    assert (done.returncode, "20 % to 3" in done.stdout, "stale=forbid max_wait=2s" in done.stdout) == (0, True, True)
+
+
+def test_a_deploy_says_its_canarys_promise(cli: Cli, name: Callable[[], str]) -> None:
+    """One line tells where the runs go, until when, and what would end it."""
+    f = cli.deploy(name(), ECHO, "--alias", "live")
+    (cli.directory / f"{f}.py").write_text(ECHO + "# 2\n")
+    done = cli("deploy", f"{f}.py", "--alias", "live", "--canary", "10%", "--promote-after", "1h", "--error-budget", "1%")
+    assert done.stderr == f"{f}:live sends 10 % to version 2; all of it after 1h0m unless more than 1 % fail\n"
+    assert "compiling" in cli.deploy_told(f, ECHO + "# 3\n")
+
+
+def test_versions_are_watched(cli: Cli, name: Callable[[], str]) -> None:
+    """Events come as lines while a deploy goes on; Ctrl-C ends it with 130."""
+    f = cli.deploy(name(), ECHO)
+    process = cli.start("versions", f, "--watch")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("VERSION")
+        cli.deploy(f, ECHO + "# 2\n")
+        line = ""
+        while "version 2 is ready" not in line:
+            line = process.stdout.readline()
+            assert line, "it ended"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_policy_of_an_account(cli: Cli, house: House, name: Callable[[], str]) -> None:
+    """An account's owner says how long older versions may answer; `none` removes it."""
+    account = house.account(name())
+    as_them = {"PYFAAS_URL": house.url, "PYFAAS_TOKEN": house.token(account)}
+    done = cli("account", "set", account, "--stale", "forbid", "--max-stale-requests", "3", "-o", "json", **as_them)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stale"] == "forbid"
+    shown = json.loads(cli("account", "set", account, "--stale", "none", "-o", "json", **as_them).stdout)
+    assert ("stale" in shown, shown["max_stale_requests"]) == (False, 3)
+    assert cli("account", "set", "default", "--stale", "forbid", **as_them).returncode == 2

@@ -34,7 +34,7 @@ def test_the_guide_tells_the_truth(house: House, tmp_path: Path) -> None:
             command, _, shown = text.partition("\n")
             ran = run(house, tmp_path, *command.split()[2:])
             assert (ran.out, ran.errors) == (shown.splitlines(), "")
-    assert len(cells) == 9
+    assert len(cells) == 10
     printing = [part for cell in cells for part in (cell, f"print({END!r})")]
     clean = "for name in list(app.functions): app.client.remove(app.published(name))"
     ran = run(house, tmp_path, "-c", KERNEL, given=json.dumps([*printing, clean]))
