@@ -43,7 +43,7 @@ PAGE = 10  # keys that one answer lists, so that a few objects show that all pag
 ACCOUNT = "123456789012"  # moto's only one
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _PIECE = 1 << 14
-_REQUEST = re.compile(rb"(GET|PUT) /[^ ?]+\.zip[ ?]")
+_REQUEST = re.compile(rb"(GET|PUT|HEAD) /[^ ?]+\.zip[ ?]")
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -112,7 +112,7 @@ class ObjectStore:
         self._do("reset")
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many downloads (`gets`) and uploads (`puts`) began, and the bytes of downloads that were sent (`bytes`)."""
+        """Return how many downloads (`gets`), uploads (`puts`) and questions (`heads`) began, and the `bytes` of downloads."""
         found: Mapping[str, int] = self._do("counts")
         return found
 
@@ -175,7 +175,7 @@ class Proxy:
     cuts: int = 0
     flips: int = 0
     flows: asyncio.Event = field(default_factory=asyncio.Event)
-    counts: dict[str, int] = field(default_factory=lambda: {"gets": 0, "puts": 0, "bytes": 0})
+    counts: dict[str, int] = field(default_factory=lambda: {"gets": 0, "puts": 0, "heads": 0, "bytes": 0})
     _free: dict[str, float] = field(default_factory=lambda: {"up": 0.0, "down": 0.0})
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None

@@ -181,6 +181,21 @@ def test_a_store_that_is_away_at_a_publication(place: House, objects: ObjectStor
     publish(place, "away", 2)
 
 
+def test_a_store_that_hangs_holds_up_only_who_needs_it(place: House, objects: ObjectStore) -> None:
+    """While one publication waits for the store, another that needs nothing of it is answered, as are calls; both are kept."""
+    publish(place, "other", 1)
+    assert place.invoke("other").json == 1
+    objects.stall()
+    before = objects.counts()["heads"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(place.put, "hangs", code(1))
+        until(lambda: objects.counts()["heads"] > before)
+        assert (place.put("other", code(1), concurrency=7).status, place.invoke("other").json) == (200, 1)
+        assert not waiting.done()
+        objects.back()
+        assert waiting.result().status == 201
+
+
 def test_a_backup_holds_what_the_store_holds(place: House, objects: ObjectStore, tmp_path: Path) -> None:
     """A backup is restored, and prepared anew, where there is no object store."""
     publish(place, "kept", 1)
