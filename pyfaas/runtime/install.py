@@ -98,6 +98,7 @@ def lock(requirements: Sequence[str], tool: Tool, seconds: float) -> str:
 def install(lock: str, tool: Tool, watch: Watch) -> None:
     """Install a lock's text into the watched target, checking the hashes in it. Raises InstallFailed."""
     locked = os.path.join(_scratch(), "requirements.txt")
+    checked(lock.splitlines())
     _write(locked, lock)
     if pins(lock):
         _either(tool, _uv_install, _pip_install)(tool, locked, watch)
@@ -256,7 +257,8 @@ def _said(text: str) -> str:
     """Return what a tool named as its error, without the marks before each line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = max((at for at, line in enumerate(lines) if line.lower().startswith("error:")), default=-_LINES)
-    return " ".join(_PREFIX.sub("", line) for line in lines[first:][:_LINES])[:_MESSAGE]
+    shown = " ".join(f": {_PREFIX.sub('', line)}" if line.startswith("cause:") else _PREFIX.sub("", line) for line in lines[first:][:_LINES])
+    return shown.replace(" : ", ": ")[:_MESSAGE]
 
 
 def _text(tail: bytes) -> str:

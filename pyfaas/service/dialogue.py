@@ -54,10 +54,14 @@ def lost(what: str, error: Exception) -> PreparationFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a container is asked: LOAD's fields, and the lock that follows; `told` hears of (step, done, total)."""
+    """What a container is asked: LOAD's fields, and the lock that follows; `told` hears of (step, done, total).
+
+    `what` names the limits in a failure that met one.
+    """
 
     fields: Mapping[str, Any]
     timeout_s: float
+    what: str
     lock: bytes = b""
     told: Callable[[str, int, int], None] | None = None  # None: it runs a tenant's code, and has nothing to tell
 
@@ -150,8 +154,8 @@ class Dialogue:
         tail = b"".join(self._log)[-_TAIL:].decode("utf-8", "replace")
         if not self._answer.done():
             self._box.kill()
-            raise PreparationFailed("timeout", f"it took longer than {order.timeout_s:g} s", tail)
-        return _read(self._answer.result(), tail), self._lock.decode("utf-8", "replace")
+            raise PreparationFailed("timeout", f"it took longer than {order.timeout_s:g} s{order.what}", tail)
+        return _read(self._answer.result(), tail, order.what), self._lock.decode("utf-8", "replace")
 
     async def _wait(self, until: float) -> None:
         """Wait for the answer; what takes longer than a look goes on in the background, as long as that leaves it some processor.
@@ -225,9 +229,9 @@ def _lock_bytes(loaded: bytes) -> int:
         return 0  # read again as what it is: `_read` refuses it
 
 
-def _read(answer: bytes | Ending, tail: str) -> Mapping[str, Any]:
+def _read(answer: bytes | Ending, tail: str, what: str) -> Mapping[str, Any]:
     if isinstance(answer, Ending):
-        raise _ended(answer, tail)
+        raise _ended(answer, tail, what)
     try:
         value = json.loads(answer[1:])
     except (ValueError, RecursionError):
@@ -239,9 +243,9 @@ def _read(answer: bytes | Ending, tail: str) -> Mapping[str, Any]:
     return value
 
 
-def _ended(ending: Ending, tail: str) -> PreparationFailed:
+def _ended(ending: Ending, tail: str, what: str) -> PreparationFailed:
     if ending.fate is Fate.OOM:
-        return PreparationFailed("oom", "it needed more memory than the version has", tail)
+        return PreparationFailed("oom", f"it needed more memory than there is{what}", tail)
     if ending.fate in (Fate.LOST, Fate.KILLED):
         return PreparationFailed("lost", "the platform lost the container", tail)
     return PreparationFailed("crashed", f"the process ended by itself: {ending.fate} {ending.signal or ending.status}", tail)

@@ -92,9 +92,9 @@ class Environments:
         name, text = environment_name(lock), lock
         async with self.turn:
             await self._locks.keep(version.function, version.number, name, lock)
-            is_there = name in await self._trees.names("environments")
+            is_wanting = ("install", name) in self._works or name not in await self._trees.names("environments")
         self._take_note(version, name)
-        if not is_there:
+        if is_wanting:  # nobody has begun it since: that takes a turn
             await self._once(("install", name), told, lambda tell: self._install(version, name, text, tell), version)
         return replace(version, environment=name)
 
@@ -103,6 +103,11 @@ class Environments:
         entry = self._registry.entries.get(version.function)
         if entry is not None:
             entry.put(replace(entry.versions[version.number], environment=name))
+
+    async def settle(self) -> None:
+        """Wait until nothing is being removed that is not needed: what is named now stays."""
+        async with self.turn:
+            pass
 
     async def close(self) -> None:
         """Stop what is being made."""
@@ -163,7 +168,7 @@ class Environments:
     def _order(self, fields: Mapping[str, Any], lock: bytes, tell: Told) -> Order:
         limits = {"bytes": self._config.environment_size, "seconds": _TOOL_S}
         order = {"do": "build", **fields, "tool": dict(self._tool), "limits": limits}
-        return Order(fields=order, timeout_s=_TOOL_S + _SLACK_S, lock=lock, told=tell)
+        return Order(fields=order, timeout_s=_TOOL_S + _SLACK_S, what=" to have its requirements installed", lock=lock, told=tell)
 
 
 def same_requirements(registry: Registry, version: Version, account: AccountId) -> list[Version]:

@@ -29,6 +29,8 @@ from sandbox.spec import Limits
 
 _COMPILE_S = 120.0
 _TOLD_S = 0.5  # between two words on how far a step is
+_STEPS = ("fetch", "lock", "install", "compile", "probe")
+_MOST = 1 << 53  # of what JSON's readers count exactly
 
 
 class Preparing:
@@ -75,14 +77,16 @@ class Preparing:
             mounts = [Mounted(slot="bundle", store="bundles", name=bundle), await vm.stage()]
             await vm.give(vm.first, LIMITS, mounts)
             limits = {"bytes": self._config.bundle_unpacked}
-            order = {"do": "build", "step": "compile", "bundle": "/app/bundle", "digest": version.bundle, "out": OUT, "limits": limits}
-            await self._ask(vm, vm.first, version, Order(fields=order, timeout_s=_COMPILE_S, told=told))
+            build = {"do": "build", "step": "compile", "bundle": "/app/bundle", "digest": version.bundle, "out": OUT, "limits": limits}
+            await self._ask(vm, vm.first, version, Order(fields=build, timeout_s=_COMPILE_S, what=" to be compiled", told=told))
             await vm.commit("prepared", version.code_id)
             told("probe", 0, 0)
             probe, memory = await vm.fork(), version.revision.memory_bytes
             await vm.give(probe, Limits(memory_bytes=memory, tmp_bytes=memory // 2), mounts_of(version))
             load = load_order(version, function, account, self._config)
-            return await self._ask(vm, probe, version, Order(fields=load, timeout_s=version.revision.init_timeout_ms / 1000))
+            what = f" to be imported: the version's memory is {memory >> 20} MiB, its init_timeout {version.revision.init_timeout_ms} ms"
+            order = Order(fields=load, timeout_s=version.revision.init_timeout_ms / 1000, what=what)
+            return await self._ask(vm, probe, version, order)
 
     async def _ask(self, vm: BuildVm, box: Container, version: Version, order: Order) -> Mapping[str, Any]:
         return (await Dialogue(vm, box, self._journal, version, self._clock).ask(order))[0]
@@ -94,13 +98,14 @@ class Telling:
     def __init__(self, happenings: Happenings, clock: Clock, version: Version) -> None:
         """Tell of one version's preparation."""
         self._happenings, self._clock, self._version = happenings, clock, version
-        self._step, self._next = "", 0.0
+        self._step, self._next = -1, 0.0
 
     def tell(self, step: str, done: int, total: int) -> None:
-        """Tell how much of a step is done, unless that was told just now."""
-        now = self._clock.monotonic()
-        if step == self._step and now < self._next and (done < total or not total):
+        """Tell how much of a step is done, unless that was told just now, or a later step was: a container may say what it likes."""
+        now, at = self._clock.monotonic(), _STEPS.index(step) if step in _STEPS else -1
+        if at < self._step or (at == self._step and now < self._next and done != total) or at < 0:
             return
-        self._step, self._next = step, now + _TOLD_S
+        done, total = (min(max(number, 0), _MOST) for number in (done, total))
+        self._step, self._next = at, now + _TOLD_S
         version = self._version
         self._happenings.tell(version.function, version.number, EventKind.PREPARING, step=step, done=done, total=total)

@@ -82,7 +82,8 @@ class Publisher:
     def resume(self) -> int:
         """Start what an earlier server left unprepared; returns how many. What waits for its first call goes on waiting."""
         begun = {VersionState.PREPARING, *([VersionState.STORED] if self._config.preload else [])}
-        left = [(e, v) for e, v in self._registry.all_versions() if v.state in begun]
+        running = self._running
+        left = [(e, v) for e, v in self._registry.all_versions() if v.state in begun and (v.function, v.number) not in running]
         for entry, version in left:
             self.prepare(entry, version)
         return len(left)
@@ -234,8 +235,8 @@ class Publisher:
             log.error("preparation_broke", exc_info=task.exception())
 
     async def _prepare(self, entry: Entry, version: Version) -> None:
-        async with self._environments.turn:  # what is being removed is gone, and what this version names stays
-            version = await self._set(entry, _anew(version, VersionState.PREPARING))
+        version = await self._set(entry, _anew(version, VersionState.PREPARING))
+        await self._environments.settle()
         async with self._gate:
             if self._is_wanted(entry, version):
                 version = await self._with_patience(entry, version)
