@@ -41,7 +41,7 @@ from pyfaas.model import (
     VersionState,
 )
 from pyfaas.names import check_name
-from pyfaas.ports import Bundles, Clock, Store
+from pyfaas.ports import Bundles, Clock, Store, Transfers
 from pyfaas.service.dialogue import PreparationFailed, lost
 from pyfaas.service.environments import Environments, is_lock_kept
 from pyfaas.service.happenings import Happenings
@@ -92,6 +92,11 @@ class Publisher:
     def is_preparing(self) -> bool:
         """Whether any version is being prepared: files of no version yet are being made."""
         return bool(self._running)
+
+    @property
+    def transfers(self) -> Transfers:
+        """What was brought near to be prepared."""
+        return self._bundles.transfers
 
     def is_waiting_for_a_call(self, version: Version) -> bool:
         """Whether nothing happens to a version until somebody calls it."""
