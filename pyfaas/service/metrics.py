@@ -205,6 +205,11 @@ def _storage(service: Service, journal: Journal) -> Iterator[Family]:
     yield Family("pyfaas_database_bytes", "gauge", "Size of the database's files", ("file",), _by(sizes))
     yield Family("pyfaas_journal_pending_rows", "gauge", "Rows of usage and logs that are not written yet", (), _one(journal.pending()))
     yield Family("pyfaas_journal_dropped_rows", "counter", "Rows of usage and logs that could not be written", (), _one(journal.failed))
+    transfers = service.publisher.transfers
+    ended = {"finished": float(transfers.finished), "failed": float(transfers.failed)}
+    yield Family("pyfaas_bundle_downloads", "counter", "Downloads of bundles from where they are kept, by how they ended", ("end",), _by(ended))
+    yield Family("pyfaas_bundle_downloads_running", "gauge", "Downloads of bundles that are under way", (), _one(transfers.running))
+    yield Family("pyfaas_bundle_download_bytes", "counter", "Bytes of bundles that were downloaded", (), _one(transfers.bytes))
 
 
 def _size(path: str) -> int:
