@@ -176,8 +176,9 @@ class Developing:
             self._good, self._is_bad = version, False
             self._checker.let_pass(package.bundle)
             took = round((time.time() - began) * 1000)
-            files = self._files(changed)
-            self._screen.say(f"version {version} ready in {took} ms{files}", version=version, state="ready", ms=took)
+            state = "ready" if shown["state"] == "ready" else "published, and prepared by its first call,"
+            said = f"version {version} {state} in {took} ms{self._files(changed)}"
+            self._screen.say(said, version=version, state=shown["state"], ms=took)
             await self._call(client, package.name)
 
     async def _prepared(self, client: AsyncClient, name: str, version: int) -> dict[str, Any] | None:

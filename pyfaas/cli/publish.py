@@ -114,6 +114,8 @@ def _publish(
         shown = published | await wait_shown(
             client, options, package.name, published["version"], alias=alias, limit=limit
         )
+        if shown["state"] == "stored":
+            console.note(options, f"{package.name}:{shown['version']} is prepared by its first call, as the server's options say")
         if shown["state"] == "ready" and alias is not None:
             found = (await client.aliases(package.name)).get(alias) or {}
             console.note(options, sentences.released(f"{package.name}:{alias}", shown["version"], found))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _CUT_OVER_WAITS = 2
 _PASSING = ("unreachable", Code.NOT_READY.value)  # what a server that is being replaced looks like
+_SETTLED = ("ready", "stored")  # when the server does not hold it back: cut over, or prepared by its first call
 _MOVE_S = 60.0  # that a release alias may take after its version is ready
 _PATIENCE_S, _PAUSE_S = 15.0, 0.2
 
@@ -136,6 +137,7 @@ class AsyncClient:
     ) -> dict[str, Any]:
         """Wait until a version is failed, or ready and cut over; raises TimeoutError after `timeout` seconds.
 
+        A server that prepares nothing by itself answers at once with one that is `stored`: its first call prepares it.
         With an `alias` that the version was published for: also until that moved there, or its canary began or ended.
 
         The server holds its answer back until then; one that comes only when the time is over says that it is not so
@@ -159,7 +161,7 @@ class AsyncClient:
         while True:
             asked, wait = clock(), whole_seconds(until, clock())
             shown = await self._held(f"{function_path(name)}/versions/{version}", wait)
-            if shown["state"] == "failed" or (shown["state"] == "ready" and clock() - asked < wait):
+            if shown["state"] == "failed" or (shown["state"] in _SETTLED and clock() - asked < wait):
                 return shown
             held_back += shown["state"] == "ready"
             if held_back == _CUT_OVER_WAITS or (until is not None and clock() >= until):

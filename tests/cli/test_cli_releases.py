@@ -178,3 +178,10 @@ def test_ctrl_c_says_that_the_preparation_goes_on(cli: Cli) -> None:
         process.kill()
         process.communicate()
     assert (process.returncode, said.decode()) == (130, "forever:1 is published; its preparation goes on (pyfaas describe forever:1)\n")
+
+
+def test_a_version_that_its_first_call_prepares_is_not_waited_for(cli: Cli) -> None:
+    """Where the server prepares nothing by itself, a deploy ends at once and says so."""
+    done = cli("deploy", write(cli, "unloaded"))
+    assert (done.returncode, done.stdout.split()[-3:]) == (0, ["1", "stored", "yes"])
+    assert done.stderr == "unloaded:1 is prepared by its first call, as the server's options say\n"

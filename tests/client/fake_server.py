@@ -219,14 +219,15 @@ async def versions(request: web.Request) -> web.Response:
 
 
 async def version(request: web.Request) -> web.Response:
-    """Show a version; the one of `forever` is never prepared, that of `neverover` never cut over."""
+    """Show a version; the one of `forever` is never prepared, that of `neverover` never cut over, that of `unloaded` left to its first call."""
     name, found = request.match_info["name"], request.app["fake"].versions(request.match_info["name"])
     if name == "neverover":
         await asyncio.sleep(float(request.query.get("wait", "0")))
     if name == "forever":
         await asyncio.sleep(float(request.query.get("wait", "0")))
         return web.json_response({**found[-1], "state": "preparing"})
-    return web.json_response(found[int(request.match_info["n"]) - 1])
+    shown = found[int(request.match_info["n"]) - 1]
+    return web.json_response({**shown, "state": "stored"} if name == "unloaded" else shown)
 
 
 async def remove(request: web.Request) -> web.Response:
