@@ -147,7 +147,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         self._upkeep = [loop.create_task(self._keep_up())]
-        self._rolling = loop.create_task(self.service.rollouts.run())
+        self._rolling = self._task(self.service.rollouts.run())
         self._sweeping = loop.create_task(self._sweep())
         self._opened()
 
@@ -301,7 +301,7 @@ class Server:
             self._outgoing.close()
             self._outgoing = None
         self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
-        self._rolling = asyncio.get_running_loop().create_task(self.service.rollouts.run())
+        self._rolling = self._task(self.service.rollouts.run())
         self.service.happenings.reopen()
         await self.site.take_back(self._listen())
         self.service.jobs.start_claiming()
