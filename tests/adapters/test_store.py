@@ -163,6 +163,8 @@ async def test_set_version_replaces_the_mutable_part(deployed: SqliteStore) -> N
     ready = version(state=VersionState.READY, handler="main:f", shape=Shape.TYPED, environment="e", deleted=True)
     await deployed.set_version(ready)
     assert (await deployed.load()).versions == [ready]
+    await deployed.set_version(replace(ready, deleted=False))  # a preparation that ended after the removal
+    assert (await deployed.load()).versions == [ready]
     assert await code_of(deployed.set_version(version(9))) is Code.NOT_FOUND
 
 

@@ -124,7 +124,10 @@ class SqliteStore:
         await self._database.write(work)
 
     async def set_version(self, version: Version) -> None:
-        """Replace what preparation and removal set of a version. Raises not_found for one that was never published."""
+        """Replace what preparation and removal set of a version; one that is deleted stays it.
+
+        Raises not_found for one that was never published.
+        """
         await self._database.write(lambda connection: _set_version(connection, version))
 
     async def move_pointer(
@@ -433,7 +436,7 @@ def _add_version(connection: sqlite3.Connection, version: Version) -> None:
 def _set_version(connection: sqlite3.Connection, version: Version) -> None:
     cursor = connection.execute(
         """UPDATE versions SET state = ?, reason = ?, handler = ?, shape = ?, generator = ?, environment = ?,
-            deleted = ? WHERE function = ? AND number = ?""",
+            deleted = deleted OR ? WHERE function = ? AND number = ?""",
         (*rows.version_state(version), version.function, version.number),
     )
     if not cursor.rowcount:
