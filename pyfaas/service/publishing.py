@@ -207,10 +207,12 @@ class Publisher:
 
     async def _begin(self, entry: Entry, version: Version) -> None:
         """Prepare a version that was published, or leave it to its first call."""
+        if version.state is not VersionState.STORED:  # whoever waits for it must not take the old failure for the new end
+            version = _anew(version, VersionState.STORED)
+            await self._store.set_version(version)
+            entry.put(version)
         if self._config.preload:
             self.prepare(entry, version)
-        elif version.state is not VersionState.STORED:
-            await self._set(entry, _anew(version, VersionState.STORED))
 
     async def _inspect(self, packed: bytes) -> tuple[str, int]:
         if len(packed) > self._config.bundle_packed:
@@ -299,6 +301,8 @@ class Publisher:
                     raise
                 log.warning("version_state_waits", extra={"function": entry.function.name, "code": error.code.value})
             await asyncio.sleep(_STORE_S)  # a state that was reached is told once the store can be written again
+        current = entry.versions[version.number]  # it may have been withdrawn or removed meanwhile
+        version = replace(version, withdrawn=current.withdrawn, deleted=current.deleted)
         entry.put(version)
         return version
 
