@@ -110,6 +110,9 @@ def test_code_lives_in_the_store_only(place: House, objects: ObjectStore) -> Non
     counts = objects.counts()
     assert (counts["gets"], counts["puts"], near(place)) == (1, 1, [])
     assert counts["bytes"] > SIZE
+    figures = dict(line.rsplit(" ", 1) for line in place.call("GET", "/metrics").body.decode().splitlines() if "bundle_download" in line)
+    assert float(figures['pyfaas_bundle_downloads_total{end="finished"}']) >= 1
+    assert float(figures["pyfaas_bundle_download_bytes_total"]) >= SIZE
 
 
 def test_a_download_that_takes_its_time_keeps_nobody_waiting(place: House, objects: ObjectStore) -> None:
