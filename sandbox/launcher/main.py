@@ -250,33 +250,32 @@ class Launcher:
     def replace(self, request: str, vm_id: str, name: str) -> None:
         """Kill all that is in a container's leaf and fork a blank into that leaf, under the same name."""
         vm = self._living(vm_id)
-        box = next((box for box in vm.containers.values() if box.name == name and not box.request), None)
+        box = next((box for box in vm.containers.values() if box.name == name and not box.request and not box.is_succeeded), None)
         if box is None:
             raise OSError(errno.ESRCH, f"the container {name} has ended", "container")
-        self.kill(request, vm.id, box.id)
-        succession = vms.Succession(request=request, vm=vm, name=name, leaf=box.leaf, until=time.monotonic() + _EMPTYING_S)
         box.is_succeeded = True
-        self._container_ended(vm, box)
-        if not self._succeed(succession):
-            self.successions.append(succession)
+        self.kill(request, vm.id, box.id)
+        self.successions.append(vms.Succession(request=request, vm=vm, box=box, until=time.monotonic() + _EMPTYING_S))
 
     def _succeed(self, one: vms.Succession) -> bool:
         """Fork the successor once nothing lives of whom it follows; False when that is not so yet."""
-        is_over = one.vm.is_dying or time.monotonic() > one.until
-        if not is_over and one.leaf is not None and not one.leaf.is_empty():
+        vm, box, leaf = one.vm, one.box, one.box.leaf
+        is_over = vm.is_dying or time.monotonic() > one.until
+        if not is_over and (box.id in vm.containers or (leaf is not None and not leaf.is_empty())):
             return False
         try:
             if is_over:
-                raise OSError(errno.ESRCH, f"what was in {one.name} did not end, or its VM did", "container")
-            if one.leaf is not None:
-                one.leaf.reset(one.vm.limits)
-            one.vm.made += 1  # one key a process, whatever its container's name: nothing meant for one reaches the other
-            base = one.leaf.usage() if one.leaf is not None else Usage()
-            self._fork_as(one.request, one.vm, f"{one.name}:{one.vm.made}", one.leaf, is_hurried=True).base = base
+                raise OSError(errno.ESRCH, f"what was in {box.name} did not end, or its VM did", "container")
+            if leaf is not None:
+                leaf.reset(vm.limits)
+            vm.made += 1  # one key a process, whatever its container's name: nothing meant for one reaches the other
+            base = leaf.usage() if leaf is not None else Usage()
+            self._fork_as(one.request, vm, f"{box.name}:{vm.made}", leaf, is_hurried=True).base = base
         except OSError as error:
             self._refuse(one.request, error)
-            if one.leaf is not None and not one.leaf.remove():
-                self.dying.append(one.leaf)
+            box.is_succeeded = False
+            if box.id not in vm.containers and leaf is not None and not leaf.remove():
+                self.dying.append(leaf)
         return True
 
     def _container_reports(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:

@@ -80,8 +80,7 @@ class Succession:
 
     request: str
     vm: VmRecord
-    name: str
-    leaf: Leaf | None
+    box: ContainerRecord
     until: float
 
 
