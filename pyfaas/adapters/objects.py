@@ -10,8 +10,8 @@ A copy is worth nothing after a crash, so it is never synced, and what a crash l
 breaks off begins again, a bounded number of times; one whose bytes are wrong, once more. The digest names what is *in* the zip,
 the sum says that the store gave back what it was given; the container that unpacks it checks the former.
 
-A bundle that the data directory keeps is taken from there: from before this option was set, or from a backup. One place
-belongs to one server: what none of its versions needs is removed.
+A bundle that the data directory keeps is taken from there: from before this option was set, or from a backup. Nothing is removed
+unasked from a place that is another server's (`claims`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pyfaas.adapters.bucket import Bucket, Download, Missing, Patience
 from pyfaas.adapters.bundles import NEAR, PART, BundleDirectory, Fresh, digest_of, file_name, missing, translated
+from pyfaas.adapters.claims import Claim
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.ports import Transfers
 
@@ -57,7 +58,8 @@ class ObjectBundles:
         """
         self._bucket, self._directory = bucket, directory
         self._kept = BundleDirectory(directory, reserve)
-        self._fresh = Fresh()
+        self._fresh, self._claim = Fresh(), Claim(bucket, directory)
+        self._is_ours = False
         self._near: dict[str, _Near] = {}
         self._doubted: set[str] = set()  # whose bytes were wrong: put again they are written again
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -115,6 +117,7 @@ class ObjectBundles:
     async def names(self) -> Collection[str]:
         """Return the bundles that are kept, by digest; foreign objects under the prefix are not counted."""
         self._fresh.turn()
+        self._is_ours = await self._claim.holds()
         kept = await self._bucket.names()
         return {digest for name in kept if (digest := digest_of(name))} | set(await self._kept.names())
 
@@ -124,10 +127,10 @@ class ObjectBundles:
             await self._remove(digest)
 
     async def remove_unused(self, digest: str) -> None:
-        """Remove a bundle, unless it was put since the call of `names` before the last: what for may not be told yet."""
+        """Remove a bundle, unless it was put since the call of `names` before the last, or the place is another server's."""
         async with self._turn(digest):
             if digest not in self._fresh:
-                await self._remove(digest)
+                await (self._remove(digest) if self._is_ours else self._kept.remove(digest))
 
     async def _remove(self, digest: str) -> None:
         await self._bucket.remove(file_name(digest))

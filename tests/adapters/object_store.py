@@ -95,7 +95,7 @@ class ObjectStore:
         self._do("back")
 
     def keys(self) -> list[str]:
-        """Return the keys of all objects."""
+        """Return the keys of all bundles."""
         found: list[str] = self._do("keys")
         return found
 
@@ -309,7 +309,7 @@ async def _obey(proxy: Proxy, order: Mapping[str, Any]) -> Any:
         case "back":
             await proxy.open()
         case "keys":
-            return sorted(str(key) for key in store.buckets[BUCKET].keys)
+            return sorted(str(key) for key in store.buckets[BUCKET].keys if str(key).endswith(".zip"))
         case "lose":
             store.delete_object(BUCKET, order["key"])
         case "spoil":

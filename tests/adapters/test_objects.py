@@ -15,6 +15,7 @@ import pytest
 
 from pyfaas.adapters import places
 from pyfaas.adapters.bucket import Bucket, Patience
+from pyfaas.adapters.claims import OWNER
 from pyfaas.adapters.objects import ObjectBundles
 from pyfaas.errors import Code, PyfaasError
 from tests.adapters.object_store import ObjectStore, certificate, object_store
@@ -54,7 +55,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def left(near: Path) -> list[str]:
     """Return what lies in the near store."""
-    return sorted(path.name for path in near.iterdir())
+    return sorted(path.name for path in near.iterdir() if path.name != OWNER)
 
 
 @pytest.mark.asyncio
@@ -215,7 +216,31 @@ async def test_foreign_objects_are_left_alone(objects: ObjectStore, bundles: Obj
     await ObjectBundles(Bucket(objects.place("bundles2")), tmp_path / "2").put("sha256-" + "c" * 64, ZIP)
     await Bucket(objects.place()).put("notes.txt", b"x")
     assert list(await bundles.names()) == [DIGEST]
-    assert len(objects.keys()) == 3
+    assert len(objects.keys()) == 2
+    assert await Bucket(objects.place()).has("notes.txt")
+
+
+@pytest.mark.asyncio
+async def test_nothing_of_another_server_is_removed(objects: ObjectStore, bundles: ObjectBundles, tmp_path: Path) -> None:
+    """A second data directory at one place removes nothing that is not needed, until the place is given to it; the first one does."""
+    await bundles.put(DIGEST, ZIP)
+    await bundles.names()
+    second = ObjectBundles(Bucket(objects.place(), PATIENT), tmp_path / "second")
+    assert await swept(second)
+    objects.lose("bundles/owner")
+    assert not await swept(second)
+    await bundles.put(DIGEST, ZIP)
+    assert await swept(bundles)
+    again = ObjectBundles(Bucket(objects.place(), PATIENT), tmp_path / "second")
+    assert not await swept(again)
+
+
+async def swept(bundles: ObjectBundles) -> bool:
+    """Remove the bundle as retention does when nobody needs it, and tell whether it is there yet."""
+    for _ in range(3):
+        await bundles.names()
+    await bundles.remove_unused(DIGEST)
+    return await bundles.has(DIGEST)
 
 
 @pytest.mark.asyncio

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pyfaas.adapters.claims import OWNER
 from pyfaas.model import VersionState
 from tests.adapters.object_store import ObjectStore, certificate, object_store
 from tests.e2e.house import REPOSITORY, House, packed, running, started
@@ -88,7 +89,7 @@ def ended(house: House, name: str, version: int) -> tuple[str, str]:
 
 def near(house: House) -> list[str]:
     """Return what lies in the near store."""
-    return sorted(path.name for path in (house.data / "bundles").iterdir())
+    return sorted(path.name for path in (house.data / "bundles").iterdir() if path.name != OWNER)
 
 
 def until(condition: Callable[[], object]) -> None:
