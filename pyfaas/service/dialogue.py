@@ -187,7 +187,7 @@ class Dialogue:
             self._first, self._length = what, _lock_bytes(what)
             self._settle()
         else:
-            self._answer.set_result(what)
+            self._answer.set_result(b"" if self._first else what)
 
     def _settle(self) -> None:
         if len(self._lock) == self._length:
