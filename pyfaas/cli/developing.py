@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pyfaas.cli import console, sentences
+from pyfaas.cli.following import tell_steps
 from pyfaas.cli.options import Globals, Output
 from pyfaas.cli.saves import saves
 from pyfaas.cli.syntax import Checker
@@ -165,9 +166,10 @@ class Developing:
         self.name, self.last, version = package.name, package, int(published["version"])
         if self._log is None:
             self._log = asyncio.create_task(self._follow(client, package.name, began))
-        if wanted and wanted != before and published["state"] != "ready":
+        is_installing = wanted and wanted != before and published["state"] != "ready"
+        if is_installing:
             self._screen.say(f"version {version} installs {', '.join(map(str, wanted))}", version=version)
-        shown = await self._prepared(client, package.name, version)
+        shown = await self._prepared(client, package.name, version, is_told=bool(is_installing))
         if shown is None:
             self._screen.say(f"version {version} is left behind: there is something newer", version=version)
         elif shown["state"] == "failed":
@@ -181,10 +183,20 @@ class Developing:
             self._screen.say(said, version=version, state=shown["state"], ms=took)
             await self._call(client, package.name)
 
-    async def _prepared(self, client: AsyncClient, name: str, version: int) -> dict[str, Any] | None:
-        """Return a version once it is ready or failed; None when something newer did not want to wait for that."""
+    async def _prepared(self, client: AsyncClient, name: str, version: int, *, is_told: bool) -> dict[str, Any] | None:
+        """Return a version once it is ready or failed, telling its steps meanwhile; None when something newer did not want to wait."""
         waiting = asyncio.create_task(client.wait_version(name, version))
-        return waiting.result() if await self._has_ended(waiting, _FINISH_S) else None
+
+        def tell(said: str) -> None:
+            self._screen.say(f"version {version}: {said}", version=version)
+
+        telling = asyncio.create_task(tell_steps(client, name, version, tell)) if is_told else None
+        try:
+            return waiting.result() if await self._has_ended(waiting, _FINISH_S) else None
+        finally:
+            if telling is not None:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
 
     async def _has_ended(self, task: asyncio.Task[Any], patience: float) -> bool:
         """Wait for a task, but when something newer was saved not longer than `patience`; tells whether it ended."""

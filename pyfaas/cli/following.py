@@ -18,6 +18,7 @@ from pyfaas.client.aio import AsyncClient
 from pyfaas.client.errors import Error
 
 _LATE_S = 1.0  # that lines with -v may come after the version is ready
+_INSTALLING = ("resolving", "installing")
 _ENDS = ("prepared", "failed")
 
 
@@ -37,9 +38,9 @@ async def _telling(
     tasks = []
     if console.draws(options):
         shown = _Line(tell)
-        tasks = [_steps(client, name, version, shown.step), _log(client, name, version, shown.log)]
+        tasks = [tell_steps(client, name, version, shown.step), _log(client, name, version, shown.log)]
     elif options.verbose:
-        tasks = [_steps(client, name, version, lambda said: console.err(f"{name}:{version}: {said}"))]
+        tasks = [tell_steps(client, name, version, lambda said: console.err(f"{name}:{version}: {said}"))]
     running = [asyncio.create_task(task) for task in tasks]
     try:
         yield
@@ -62,11 +63,12 @@ class _Line:
         self._tell(said)
 
     def log(self, line: str) -> None:
-        self._tell(f"{self._step}: {line}" if self._step else line)
+        if self._step.startswith(_INSTALLING):  # lines come late, and are of no other step
+            self._tell(f"{self._step}: {line}")
 
 
-async def _steps(client: AsyncClient, name: str, version: int, tell: Callable[[str], None]) -> None:
-    """Tell each step of a version's preparation once, and again when its count has grown."""
+async def tell_steps(client: AsyncClient, name: str, version: int, tell: Callable[[str], None]) -> None:
+    """Tell each step of a version's preparation once, and again when its count has grown; ends with the preparation."""
     last = ""
     with contextlib.suppress(Error):
         async for event in client.events(name, after=0, version=version):

@@ -104,7 +104,7 @@ def _publish(
     published: dict[str, Any] = {}
 
     async def work(client: AsyncClient) -> dict[str, Any]:
-        with console.progress(options, f"publishing {package.name} ({len(package.bundle) / 1024:.0f} KiB)"):
+        with console.progress(options, f"publishing {package.name} ({console.cell(len(package.bundle), 'size')})"):
             published.update(await client.publish(package, **release))
         alias = release.get("alias")
         if not is_waited:
@@ -127,7 +127,8 @@ def _publish(
     except KeyboardInterrupt:
         if published:
             made = f"{package.name}:{published['version']}"
-            console.err(f"{made} is published; its preparation goes on (pyfaas describe {made})")
+            moves = f", and {package.name}:{release['alias']} moves then" if release.get("alias") else ""
+            console.err(f"{made} is published; its preparation goes on{moves} (pyfaas describe {made})")
         raise
 
 

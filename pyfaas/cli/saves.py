@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchfiles import Change, awatch
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from pyfaas.client.errors import Error
 from pyfaas.client.packing import IGNORE_FILE, Rule, belongs, directories, read_rules, rules_of
@@ -79,6 +80,7 @@ def _inode(folder: Path) -> int:
 
 async def saves(path: Path, more: Sequence[Path] = ()) -> AsyncIterator[frozenset[Path]]:
     """Yield what was saved, each time; an empty set says that all has to be looked at. Never ends by itself."""
+    must_poll = False
     while True:
         watched = places(path, more)
         is_begun = False
@@ -91,6 +93,7 @@ async def saves(path: Path, more: Sequence[Path] = ()) -> AsyncIterator[frozense
                 rust_timeout=_ROUND_MS,
                 yield_on_timeout=True,
                 recursive=False,
+                force_polling=must_poll or None,
             ):
                 if changes:
                     yield _paths(changes)
@@ -101,6 +104,10 @@ async def saves(path: Path, more: Sequence[Path] = ()) -> AsyncIterator[frozense
                     break
         except FileNotFoundError:  # what is watched was removed; it may come back
             await asyncio.sleep(_GONE_S)
+        except WatchfilesRustInternalError:
+            if must_poll:
+                raise
+            must_poll = True  # no inotify watches are left (inotify(7)): look at the files instead
 
 
 def _filter(watched: Places) -> Callable[[Change, str], bool]:

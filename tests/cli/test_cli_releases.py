@@ -166,6 +166,9 @@ def test_watching_what_is_not_there_is_an_error(cli: Cli) -> None:
     assert "no function 'nobody-has-this'" in done.stderr
 
 
+_GOES_ON = "forever:1 is published; its preparation goes on, and forever:live moves then (pyfaas describe forever:1)\n"
+
+
 def test_ctrl_c_says_that_the_preparation_goes_on(cli: Cli) -> None:
     """Interrupted while it waits, a deploy has told the server everything; it says what goes on."""
     (cli.directory / "forever.py").write_text("def handler(event, context): ...\n")
@@ -177,7 +180,7 @@ def test_ctrl_c_says_that_the_preparation_goes_on(cli: Cli) -> None:
     finally:
         process.kill()
         process.communicate()
-    assert (process.returncode, said.decode()) == (130, "forever:1 is published; its preparation goes on (pyfaas describe forever:1)\n")
+    assert (process.returncode, said.decode()) == (130, _GOES_ON)
 
 
 def test_a_version_that_its_first_call_prepares_is_not_waited_for(cli: Cli) -> None:

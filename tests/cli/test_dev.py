@@ -62,8 +62,9 @@ def test_each_save_is_a_version_and_nothing_else_is(cli: Cli, dev: Start) -> Non
     save(file, CODE + "# 2\n")
     running.says("version 2 ready")
     running.says("(main.py)")
-    (file.parent / "more").mkdir()
-    (file.parent / "more" / "x.py").write_text("1")
+    (cli.directory / "more").mkdir()
+    (cli.directory / "more" / "x.py").write_text("1")
+    (cli.directory / "more").rename(file.parent / "more")
     running.says("version 3 ready")
     assert [version["files"] for version in published(cli, "saved")] == [["main.py"], ["main.py"], ["main.py", "more/x.py"]]
     assert running.interrupted() == (130, "saved stays deployed; remove it: pyfaas rm saved\n")
