@@ -155,7 +155,7 @@ def table(accounts: Sequence[Account], title: str = "What the requests met") -> 
     """Return the accounts of rounds as columns of one table."""
     lines: list[tuple[str, list[str]]] = [
         ("requests", [f"{a.asked:,}" for a in accounts]),
-        ("failed", [failures(a) for a in accounts]),
+        ("failed", [f"{a.errors:,}" for a in accounts]),
         ("head names another version than ran", [str(a.untrue) for a in accounts]),
         ("answered by a version not allowed then", [str(a.not_allowed) for a in accounts]),
         ("executed is not requested", [f"{a.stale:,}" for a in accounts]),
@@ -178,12 +178,10 @@ def table(accounts: Sequence[Account], title: str = "What the requests met") -> 
     return Table(title=title, head=("", *(f"round {number + 1}" for number in range(len(accounts)))), rows=rows)
 
 
-def failures(account: Account) -> str:
-    """Say how many requests failed, and of what."""
-    if not account.errors:
-        return "0"
-    told = "; ".join(f"{count} × {why}" for why, count in account.failures.most_common(_SHOWN))
-    return f"{account.errors:,} ({told})"
+def failures(accounts: Sequence[Account]) -> str:
+    """Say of what requests failed, the most frequent first; empty when none did."""
+    kinds = sum((account.failures for account in accounts), Counter[str]())
+    return "; ".join(f"{count:,} × {why}" for why, count in kinds.most_common(_SHOWN))
 
 
 def _ms(value: float | None) -> str:
@@ -202,7 +200,7 @@ def plot(name: str, title: str, answers: Sequence[Answer], deploy: Deploy, moved
     if new and deploy.new:
         marks += [(f"first of {deploy.new}", min(new) - deploy.moved), (f"last of {deploy.old}", max(old) - deploy.moved)]
     marks = [(text, round(at, 3)) for text, at in marks]
-    return Plot(name=name, title=title, x="s", y="ms, from the planned time", series=series, kind="points", is_log_y=True, marks=marks)
+    return Plot(name=name, title=title, x=f"s since it was {moved}", y="ms, from the planned time", series=series, kind="points", is_log_y=True, marks=marks)
 
 
 def _points(answers: Sequence[Answer], deploy: Deploy) -> tuple[list[float], list[float]]:

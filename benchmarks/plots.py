@@ -24,7 +24,7 @@ def png(plot: Plot) -> bytes:
     axes = figure.add_subplot()
     for name, xs, ys in plot.series:
         if plot.kind == "points":
-            axes.plot(xs, ys, ".", markersize=5 if len(xs) < 1000 else 2, color="crimson" if name == "failed" else None, label=name)
+            axes.plot(xs, ys, ".", markersize=2 if plot.is_log_y else 5, color="crimson" if name == "failed" else None, label=name)
         else:
             axes.plot(xs, ys, marker="o" if len(xs) < 20 else "", markersize=4, linewidth=1.6, label=name)
     if plot.is_log:

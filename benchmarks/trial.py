@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.deploys import Account, Deploy
+from benchmarks.deploys import Account, Deploy, failures
 from benchmarks.stage import Peer, Stage
 from benchmarks.steady import Answer, Plan, Steady
 from tests.e2e.house import House, packed
@@ -112,5 +112,7 @@ def promise(stage: Stage, page: str, accounts: Sequence[Account]) -> None:
     """Add what every deploy promises: no wrong answer, and a p99 that stays near the one before."""
     wrong, asked = [float(a.wrong) for a in accounts], [float(a.asked) for a in accounts]
     stage.row(f"{page}-wrong", [w / n for w, n in zip(wrong, asked, strict=True)], ("answers", wrong), ("requests", "", asked))
+    if told := failures(accounts):
+        stage.result.notes.append(f"Requests that failed: {told}.")
     before, since = [a.p99_before for a in accounts], [a.p99_since for a in accounts]
     stage.row(f"{page}-p99", [a.ratio for a in accounts], ("ms", since), ("p99 before", "ms", before))

@@ -43,6 +43,7 @@ def run(stage: Stage) -> None:
     if theirs:
         harm = [float(a.harmed) for a in ours[: len(theirs)]], [float(a.harmed) for a in theirs]
         stage.row("publish-harm", [a / b for a, b in zip(*harm, strict=True)], ("requests", harm[0]), (_CONTROL, "requests", harm[1]))
+        stage.result.notes.append(f"Requests that failed with {_CONTROL}: {deploys.failures(theirs)}.")
         stage.result.tables.append(deploys.table(theirs, f"The same with a server that is redeployed: {_CONTROL}"))
 
 

@@ -80,9 +80,11 @@ def test_a_failed_version_must_not_answer() -> None:
 
 
 def test_failures_are_told_by_kind() -> None:
-    """The table says of what requests failed, the most frequent first."""
+    """The page says of what requests of all rounds failed, the most frequent first; nothing when none did."""
     failed = [answer(11.0, status=0, why="refused"), answer(11.1, status=0, why="refused"), answer(11.2, status=503, why="503: no")]
-    assert deploys.failures(deploys.judge([*load(), *failed], DEPLOY)) == "3 (2 × refused; 1 × 503: no)"
+    accounts = [deploys.judge([*load(), *failed], DEPLOY), deploys.judge([*load(), failed[0]], DEPLOY)]
+    assert deploys.failures(accounts) == "3 × refused; 1 × 503: no"
+    assert deploys.failures([deploys.judge(load(), DEPLOY)]) == ""
 
 
 def test_a_gap_reaches_over_the_move() -> None:
