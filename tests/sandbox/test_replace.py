@@ -199,6 +199,25 @@ def test_one_that_nobody_waits_for_any_more_is_ended(make_rig: Callable[..., Rig
     assert not is_alive(box.pid)
 
 
+def test_what_the_old_one_had_attached_is_free(rig: Rig) -> None:
+    """Files of the VM's own that it used can be forgotten, and be attached to the new one if they are not."""
+    vm = rig.vm(files_bytes=8 * MIB)
+    for name in ("one", "other"):
+        rig.run(vm.stage("s-" + name, inside=True))
+        rig.run(vm.keep("s-" + name, name))
+    for slot, name in (("1", "one"), ("2", "other")):
+        rig.attach(vm.first, (slot, "vm", name, False))
+    with pytest.raises(SetupError) as refused:
+        rig.run(vm.forget("one"))
+    assert refused.value.errno == errno.EBUSY
+    new = rig.run(vm.replace(vm.first.id))
+    rig.run(vm.forget("one"))
+    rig.attach(new, ("1", "vm", "other", False))
+    with pytest.raises(SetupError) as refused:
+        rig.attach(new, ("2", "vm", "one", False))
+    assert refused.value.errno == errno.ENOENT
+
+
 def test_a_busy_one_is_ended_too(rig: Rig) -> None:
     """One that ignores what it can and spins is replaced like any other."""
     vm = rig.vm()
