@@ -282,19 +282,18 @@ class Service:
     # ---- running
 
     def is_plain(self, caller: Caller, name: str, qualifier: str | None) -> bool:
-        """Tell whether a call needs no decision and will be answered whole: what the front takes itself."""
+        """Tell whether a call will be answered whole, and by what its qualifier names: what the front takes itself."""
         entry = self.registry.by_name.get((caller.account.id, name))
         if entry is None or not caller.may(Scope.INVOKE):
             return False
         lane = entry.routes.get(qualifier)
         if lane is not None:
             return not lane.version.generator
-        pointer = qualifier or LATEST  # a first call: plain too, once the pointer's version is ready and cut over
-        number = entry.current(pointer)
-        if number is None or not entry.is_cut(pointer, number):
+        history = entry.moves.get(qualifier or LATEST)  # a first call, or one of two versions: plain too, once all of them have taken over
+        if not history:
             return False
-        version = entry.versions[number]
-        return version.state is VersionState.READY and not version.generator and not entry.moves[pointer][-1].weights
+        move = history[-1]
+        return all(_answers_whole(entry, move.pointer, number) for number in (move.version, *move.weights))
 
     def check_url(self, caller: Caller | None, owner: str, name: str) -> None:
         """Let a call under /f/ pass when it is the owner's, or the function is public; raises unauthenticated or not_found."""
@@ -453,6 +452,11 @@ class Service:
         fleet = self.dispatcher.fleet
         running = views.running_views(fleet.pool, entry.function.id, self._clock.monotonic())
         return [views.version_view(entry, v, running.get(v.number, []), fleet.downloads.places(v)) for v in versions]
+
+
+def _answers_whole(entry: Entry, pointer: str, number: int) -> bool:
+    version = entry.versions[number]
+    return entry.is_cut(pointer, number) and version.state is VersionState.READY and not version.generator
 
 
 class _Waiter:
