@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _BACK_OFF_S = 1.0
 _STORE_S = 2.0
+_CORRUPT = "bundle_corrupt"
 _LATER = frozenset({Code.STORAGE_FULL, Code.INTERNAL})
 
 
@@ -186,6 +187,8 @@ class Publisher:
         is_kept = newest is None or newest.code_id != identity or newest.state is VersionState.FAILED
         self._keeping[digest] += 1
         try:
+            if newest is not None and newest.code_id == identity and newest.reason is not None and newest.reason.code == _CORRUPT:
+                await self._bundles.remove(digest)  # one that is there would stay as it is
             is_known = not is_kept or await self._bundles.has(digest)
             if is_kept:
                 await self._bundles.put(digest, packed)
