@@ -61,23 +61,21 @@ class ObjectBundles:
         self._fresh, self._claim = Fresh(), Claim(bucket, directory)
         self._is_ours = False
         self._near: dict[str, _Near] = {}
-        self._doubted: set[str] = set()  # whose bytes were wrong: put again they are written again
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self.transfers = Transfers()
 
     async def put(self, digest: str, packed: bytes) -> None:
-        """Keep a bundle; the store has it when this returns. One that is there stays as it is, unless its bytes were wrong.
+        """Keep a bundle; the store has it when this returns. One that is there stays as it is.
 
         Raises storage_full, invalid_request for a name that is no digest, or not_ready.
         """
         name = file_name(digest)
         self._fresh.add(digest)
         async with self._turn(digest):
-            if digest in self._doubted or not await self.has(digest):
+            if not await self.has(digest):
                 with translated():
                     await asyncio.to_thread(self._kept.check_room, len(packed))
                 await self._bucket.put(name, packed)
-                self._doubted.discard(digest)
 
     async def has(self, digest: str) -> bool:
         """Whether the bundle is kept, here or in the store."""
@@ -179,7 +177,6 @@ class ObjectBundles:
                 raise missing(digest, "the object store") from None
             except _Corrupt as error:
                 if is_doubted:
-                    self._doubted.add(digest)
                     message = "the object store gives back other bytes than it was given; publish the code again"
                     raise PyfaasError(Code.INTERNAL, message, evidence={"bundle": "corrupt", "digest": digest}) from error
                 is_doubted = True

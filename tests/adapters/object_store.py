@@ -107,6 +107,10 @@ class ObjectStore:
         """Change one byte of an object for good; what was kept beside it, its metadata, stays."""
         self._do("spoil", key=key)
 
+    def swap(self, key: str, other: str) -> None:
+        """Let one object be another, with what was kept beside that: a lie that agrees with itself."""
+        self._do("swap", key=key, other=other)
+
     def reset(self) -> None:
         """Be as new: well, fast and empty."""
         self._do("reset")
@@ -316,6 +320,8 @@ async def _obey(proxy: Proxy, order: Mapping[str, Any]) -> Any:
             kept = store.get_object(BUCKET, order["key"])
             middle = len(kept.value) // 2
             kept.value = kept.value[:middle] + bytes([kept.value[middle] ^ 1]) + kept.value[middle + 1 :]
+        case "swap":
+            store.buckets[BUCKET].keys[order["key"]] = store.get_object(BUCKET, order["other"])
         case "counts":
             return proxy.counts
         case "reset":

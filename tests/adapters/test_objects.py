@@ -185,6 +185,7 @@ async def test_wrong_bytes_are_never_near(objects: ObjectStore, bundles: ObjectB
     error = await refusal(bundles.path_name(DIGEST))
     assert (error.code, error.evidence["bundle"], error.retry_after) == (Code.INTERNAL, "corrupt", None)
     assert (left(tmp_path), objects.counts()["gets"]) == ([], 4)
+    await bundles.remove(DIGEST)
     await bundles.put(DIGEST, ZIP)
     assert (tmp_path / await bundles.path_name(DIGEST)).read_bytes() == ZIP
 

@@ -159,6 +159,17 @@ def test_a_store_that_lies_about_bytes(place: House, objects: ObjectStore) -> No
     until(lambda: place.invoke("lies").json == 2)
 
 
+def test_a_store_that_lies_and_agrees_with_itself(place: House, objects: ObjectStore) -> None:
+    """Another whole bundle under a version's name, with a sum that is right, is seen where it is unpacked, and never runs."""
+    served(place, "false", objects)
+    objects.swap(key(place, "false", 2), key(place, "false", 1))
+    assert place.invoke("false").json == 1
+    assert ended(place, "false", 2) == (VersionState.FAILED, "bundle_corrupt")
+    assert (place.invoke("false").json, near(place)) == (1, [])
+    assert place.put("false", code(2)).status == 200
+    until(lambda: place.invoke("false").json == 2)
+
+
 def test_a_store_that_lost_an_object(place: House, objects: ObjectStore) -> None:
     """An object that is gone is the version's failure, by name; publishing the code again mends it."""
     served(place, "lost", objects)
