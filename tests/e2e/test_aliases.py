@@ -113,6 +113,16 @@ def test_rollback_of_weights_withdraws_the_weighted(house: House, two: str) -> N
     assert house.call("GET", f"/v1/functions/{two}/versions/2").json["withdrawn"] is False
 
 
+def test_one_of_two_versions_may_stream(house: House, name: Callable[[], str]) -> None:
+    """Of two versions of which one is a generator each answers in its own way, whoever is drawn."""
+    made = name()
+    for code in (source(1), "def handler(event, context):\n    yield 'a'\n    yield 'b'\n"):
+        assert house.deploy(made, code).json["state"] == "ready"
+    set_alias(house, made, version=1, weights={"2": 50})
+    seen = {house.call("POST", f"/v1/functions/{made}/invoke?qualifier=live", "{}").body for _ in range(60)}
+    assert seen == {b"1", b'"a"\n"b"\n'}  # one of them alone is drawn once in 2 ** 59
+
+
 def test_latest_goes_back_and_comes_again(house: House, two: str) -> None:
     """`latest` goes back too; the same content published again is the same number, named again and not withdrawn."""
     assert ask(house, "POST", f"/v1/functions/{two}/rollback", {}).json == {"function": two, "pointer": "latest", "version": 1, "withdrawn": 2}
