@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from pyfaas.contract import STATUS
-from pyfaas.model import Scope
+from pyfaas.model import CanaryOrder, Scope
 from pyfaas.web.routes import ROUTES, Route
 from tests.web.conftest import Served
 from tests.web.fake_service import ASYNC, SYNC
@@ -279,6 +279,21 @@ async def test_pages(
 
 
 # ---- publications
+
+
+@pytest.mark.parametrize(
+    ("query", "order"),
+    [
+        (b"?alias=live", CanaryOrder(pointer="live", percent=100, promote_after_ms=0)),
+        (b"?alias=live&canary=10", CanaryOrder(pointer="live", percent=10, promote_after_ms=300_000, error_budget=1.0)),
+        (b"?error_budget=0.5&promote_after=1h&canary=99&alias=live", CanaryOrder(pointer="live", percent=99, promote_after_ms=3_600_000, error_budget=0.5)),
+    ],
+)
+async def test_a_publication_for_a_release_alias(front: Served, query: bytes, order: CanaryOrder) -> None:
+    """What the query orders reaches the service with the publication; what it leaves out is five minutes and one percent."""
+    body, header = multipart(("config", b"{}"), ("code", b"zip"))
+    assert (await ask(front.port, other(b"PUT", b"/v1/functions/echo" + query, body, header))).status == 201
+    assert front.service.asked == [("publish", ("echo", {}, b"zip", order))]
 
 
 async def test_a_publication(front: Served) -> None:
