@@ -25,7 +25,7 @@ import typer
 from pyfaas.cli import console
 from pyfaas.cli.options import Globals, Output
 from pyfaas.client.aio import AsyncClient
-from pyfaas.client.errors import Error, NotFound
+from pyfaas.client.errors import Error, FunctionError, NotFound
 
 # What is lost with a layer that one may go without.
 _COSTS = {
@@ -40,6 +40,7 @@ ACCOUNTS = ("north", "south")
 EXAMPLES = ("hello", "report", "graph", "fanout", "stream", "asgi", "page", "thumbnail")
 _READY_S, _STOP_S = 60.0, 45.0
 _CALLERS = 4
+_RUNS = 300  # of an alias: enough for half of them to be judged
 _KEPT_LINES = 15
 _GREETING, _LATER_GREETING = "hello, ", "good day, "
 
@@ -399,6 +400,26 @@ async def roll_back(stage: Stage) -> str:
     return "version 1 answers again"
 
 
+async def canary(stage: Stage) -> str:
+    """Give a version that fails a tenth of an alias's runs: it is taken back by itself."""
+    await stage.north.set_alias("hello", "live", 1)
+    path = stage.place / "broken" / "hello"
+    shutil.copytree(stage.examples / "hello", path, ignore=shutil.ignore_patterns("__pycache__"))
+    main = path / "main.py"
+    main.write_text(main.read_text().replace("    return ", "    1 / 0\n    return ", 1))
+    broken = await stage.north.deploy(path, alias="live", canary="50%", promote_after="5m", error_budget="5%")
+    failed = 0
+    for _ in range(_RUNS):
+        try:
+            await stage.north.invoke("hello", qualifier="live")
+        except FunctionError:
+            failed += 1
+    shown = (await stage.north.aliases("hello"))["live"]
+    check(shown["canary"]["state"] == "back" and not shown["weights"] and 0 < failed < _RUNS, shown)
+    check(bool((await stage.north.invoke("hello", qualifier="live"))["greeting"]), "the alias does not answer")
+    return f"version {broken['version']} failed {failed} of {_RUNS} calls, then live was version 1 again: {shown['canary']['reason']}"
+
+
 async def read_logs(stage: Stage) -> str:
     """Read what the functions printed."""
     lines = [line async for line in _lines(stage.north)]
@@ -427,5 +448,6 @@ STEPS: tuple[tuple[str, Callable[[Stage], Awaitable[str]]], ...] = (
     ("accounts apart", keep_apart),
     ("redeploy during calls", redeploy),
     ("roll back", roll_back),
+    ("canary that fails", canary),
     ("read logs", read_logs),
 )
