@@ -35,6 +35,7 @@ from pyfaas.model import (
     Function,
     FunctionId,
     PointerMove,
+    Reason,
     Scope,
     Shape,
     Version,
@@ -54,6 +55,7 @@ _ATTEMPTS = 3
 _BACK_OFF_S = 1.0
 _STORE_S = 2.0
 _CORRUPT = "bundle_corrupt"
+_BROKEN = Reason(code="internal", message="a defect of the server ended its preparation; the server's log has the cause")
 _LATER = frozenset({Code.STORAGE_FULL, Code.INTERNAL})
 
 
@@ -237,12 +239,17 @@ class Publisher:
             return
         task = asyncio.get_running_loop().create_task(self._prepare(entry, version))
         self._running[key] = task
-        task.add_done_callback(lambda done: self._ended(key, done))
+        task.add_done_callback(lambda done: self._ended(entry, version, done))
 
-    def _ended(self, key: tuple[FunctionId, int], task: asyncio.Task[None]) -> None:
-        self._running.pop(key, None)
+    def _ended(self, entry: Entry, version: Version, task: asyncio.Task[None]) -> None:
+        self._running.pop((version.function, version.number), None)
         if not task.cancelled() and task.exception() is not None:
             log.error("preparation_broke", exc_info=task.exception())
+            current = entry.versions[version.number]
+            if current.state is VersionState.PREPARING and self._is_wanted(entry, current):
+                broken = replace(current, state=VersionState.FAILED, reason=_BROKEN)
+                entry.put(broken)  # in memory only: the next start tries again
+                self._conclude(entry, broken)
 
     async def _prepare(self, entry: Entry, version: Version) -> None:
         version = await self._set(entry, _anew(version, VersionState.PREPARING))
@@ -251,20 +258,20 @@ class Publisher:
             if self._is_wanted(entry, version):
                 version = await self._with_patience(entry, version)
         if self._is_wanted(entry, version):
-            version = await self._set(entry, version)
-            self._tell(version)
-            self.prepared(entry, version)
+            self._conclude(entry, await self._set(entry, version))
 
     def _is_wanted(self, entry: Entry, version: Version) -> bool:
         """Whether neither the version nor its function was removed meanwhile."""
         return self._registry.entries.get(version.function) is entry and not entry.versions[version.number].deleted
 
-    def _tell(self, version: Version) -> None:
+    def _conclude(self, entry: Entry, version: Version) -> None:
+        """Tell everybody of a version that became ready or failed."""
         if version.reason is not None:
             detail = {"code": version.reason.code, "message": version.reason.message}
             self._happenings.tell(version.function, version.number, EventKind.FAILED, **detail)
         else:
             self._happenings.tell(version.function, version.number, EventKind.PREPARED)
+        self.prepared(entry, version)
 
     async def _with_patience(self, entry: Entry, version: Version) -> Version:
         """Prepare, trying a passing fault again with back-off; returns the version as it then is."""

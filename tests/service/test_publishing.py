@@ -19,6 +19,7 @@ from pyfaas.service.environments import Environments, environment_name, is_lock_
 from pyfaas.service.happenings import Happenings
 from pyfaas.service.journal import Journal
 from pyfaas.service.preparing import Telling
+from pyfaas.service.publishing import Publisher
 from pyfaas.service.storage import as_stored
 from sandbox.spec import Ending, Fate, Limits
 from sandbox.wire import Kind, packet, parts
@@ -314,3 +315,56 @@ async def test_when_something_is_starved() -> None:
     """Less than a twentieth of a processor is next to nothing."""
     assert is_starved(4_000, 0.1)
     assert not is_starved(6_000, 0.1)
+
+
+async def test_a_defect_does_not_leave_a_version_preparing() -> None:
+    """A preparation that our own mistake ends makes its version failed, in memory; published or started again it is tried again."""
+    bench, told = Bench(), list[VersionState]()
+    entry = bench.registry.entries[FunctionId(A)]
+    entry.put(replace(version(FunctionId(A), 2), state=VersionState.STORED))
+    parts: Any = Broken()
+    publisher = Publisher(Config(data_dir="/nowhere"), bench.registry, parts, parts, parts, parts, SystemClock(), Happenings(SystemClock()))
+    publisher.prepared = lambda _entry, made: told.append(made.state)
+    publisher.prepare(entry, entry.versions[2])
+    async with asyncio.timeout(10):
+        while publisher.is_preparing:
+            await asyncio.sleep(0.01)
+    assert (entry.versions[2].state, told) == (VersionState.FAILED, [VersionState.FAILED])
+    assert entry.versions[2].reason is not None
+    assert entry.versions[2].reason.code == "internal"
+    assert parts.written == [VersionState.PREPARING], "the next start goes on with it"
+
+
+class Broken:
+    """Store, bundles, environments and steps with a defect in the last."""
+
+    def __init__(self) -> None:
+        """Have written nothing."""
+        self.written: list[VersionState] = []
+
+    async def set_version(self, made: Version) -> None:
+        """Keep a state."""
+        self.written.append(made.state)
+
+    async def settle(self) -> None:
+        """Nothing is being removed."""
+
+    async def prepare(self, *_arguments: Any) -> None:
+        """Be wrong."""
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("preload", "state", "waits"), [(False, "stored", True), (True, "stored", False), (False, "ready", False)])
+async def test_what_waits_for_a_call(preload: bool, state: str, waits: bool) -> None:  # noqa: FBT001 - a case's values
+    """Without preloading a stored version waits for its first call; resuming leaves it, and goes on with what was begun."""
+    bench, parts = Bench(), Broken()
+    entry = bench.registry.entries[FunctionId(A)]
+    entry.put(replace(version(FunctionId(A), 2), state=VersionState(state)))
+    given: Any = parts
+    config = Config(data_dir="/nowhere", preload=preload)
+    publisher = Publisher(config, bench.registry, given, given, given, given, SystemClock(), Happenings(SystemClock()))
+    assert publisher.is_waiting_for_a_call(entry.versions[2]) is waits
+    assert publisher.resume() == (1 if preload and state == "stored" else 0)
+    entry.put(replace(version(FunctionId(A), 3), state=VersionState.PREPARING))
+    assert publisher.resume() == 1
+    await publisher.finish(10)
