@@ -166,21 +166,25 @@ def test_watching_what_is_not_there_is_an_error(cli: Cli) -> None:
     assert "no function 'nobody-has-this'" in done.stderr
 
 
-_GOES_ON = "forever:1 is published; its preparation goes on, and forever:live moves then (pyfaas describe forever:1)\n"
+def _waits(cli: Cli, before: int) -> bool:
+    return any("/forever/versions/" in r["path"] for r in cli.fake.seen()["requests"][before:])
 
 
 def test_ctrl_c_says_that_the_preparation_goes_on(cli: Cli) -> None:
     """Interrupted while it waits, a deploy has told the server everything; it says what goes on."""
     (cli.directory / "forever.py").write_text("def handler(event, context): ...\n")
+    before = len(cli.fake.seen()["requests"])
     process = cli.start("deploy", "forever.py", "--alias", "live")
     try:
-        assert until(lambda: any("/forever/versions/" in r["path"] for r in cli.fake.seen()["requests"]))
+        assert until(lambda: _waits(cli, before))
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
-    assert (process.returncode, said.decode()) == (130, _GOES_ON)
+    made = f"forever:{len(cli.fake.seen()['functions']['forever'])}"
+    told = f"{made} is published; its preparation goes on, and forever:live moves then (pyfaas describe {made})\n"
+    assert (process.returncode, said.decode()) == (130, told)
 
 
 def test_a_version_that_its_first_call_prepares_is_not_waited_for(cli: Cli) -> None:
