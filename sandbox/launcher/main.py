@@ -29,9 +29,9 @@ import traceback
 from collections.abc import Callable
 
 from sandbox import kernel
-from sandbox.launcher import attaching, cgroups, files, house, processes, vms
+from sandbox.launcher import cgroups, house, processes, vms
+from sandbox.launcher.code import Code
 from sandbox.launcher.options import LauncherOptions
-from sandbox.launcher.stores import STAGING, Stores
 from sandbox.spec import Limits, Usage
 
 _WORD = re.compile(r"[A-Za-z0-9._:/-]{1,160}")
@@ -59,9 +59,8 @@ class Launcher:
         if self.groups is not None:
             self.groups.prepare()
         self.house = house.build(options, entry, rehearse)
-        self.stores = Stores(dict(options.stores))
         self.own_mnt = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        self.files = files.Files(options.root, self.own_mnt, vms.come_back)
+        self.code = Code(self)
         self.vms: dict[str, vms.VmRecord] = {}
         self.tag = options.tag or os.urandom(3).hex()
         self.made = 0
@@ -71,7 +70,6 @@ class Launcher:
         self.successions: list[vms.Succession] = []
         self.is_leaving = False
         self.left = self._find_left()
-        self.staged: set[str] = set()  # made here, neither moved to their final name nor removed
 
     # ---- the loop
 
@@ -106,7 +104,7 @@ class Launcher:
 
     def _remove_left(self) -> None:
         """Remove what a crash left, and say in one line what it was. What is staged belongs to nobody when nobody is beside."""
-        staged = [] if self.options.beside else self.stores.staged()
+        staged = [] if self.options.beside else self.code.found()
         pids: set[str] = set()
         for name, paths in self.groups.found(f"pyfaas-{self.options.instance}-").items() if self.groups is not None else ():
             if name in self.left:
@@ -116,7 +114,7 @@ class Launcher:
             with contextlib.suppress(OSError):  # a full disk or a closed pipe in the way of it
                 print(f"pyfaas serve: removed what an earlier run left: {found}", file=sys.stderr, flush=True)
         if staged:
-            self._apart("0", "staged", lambda: self.stores.discard_all(STAGING, staged))
+            self.apart("0", "staged", lambda: self.code.remove(staged))
         if self.groups is not None:
             self.left = [name for name in self.left if self.groups.sweep(name) and self.groups.found(name)]
 
@@ -141,7 +139,7 @@ class Launcher:
                 break
         if self.groups is not None:
             self.groups.sweep(f"pyfaas-{self.options.instance}-{self.tag}-")
-        self.stores.discard_all(STAGING, sorted(self.staged))
+        self.code.remove(sorted(self.code.staged))
         os._exit(0)
 
     def _command(self) -> None:
@@ -158,13 +156,14 @@ class Launcher:
             verb = _VERBS[words[0]]
             answer = verb(self, request, *words[1:])
             if answer is not None:
-                self._say(f"{request} ok {answer}")
+                self.say(f"{request} ok {answer}")
         except OSError as error:
             self._refuse(request, error)
         except (KeyError, ValueError, TypeError) as error:
-            self._say(f"{request} error command 22 {type(error).__name__}: {error}")
+            self.say(f"{request} error command 22 {type(error).__name__}: {error}")
 
-    def _say(self, text: str, descriptors: list[int] | None = None) -> None:
+    def say(self, text: str, descriptors: list[int] | None = None) -> None:
+        """Send the host an answer or an event, with descriptors."""
         if self.is_leaving:
             return
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -226,7 +225,7 @@ class Launcher:
 
     def fork(self, request: str, vm_id: str, hurry: str = "") -> None:
         """Fork another blank into a VM; `now` when somebody waits for it."""
-        self._fork_into(request, self._living(vm_id), is_hurried=hurry == "now")
+        self._fork_into(request, self.living(vm_id), is_hurried=hurry == "now")
 
     def _fork_into(self, request: str, vm: vms.VmRecord, *, is_hurried: bool = False) -> None:
         vm.made += 1
@@ -244,12 +243,12 @@ class Launcher:
             raise
         vm.containers[box.id] = box
         self._watch(box.report.fileno(), lambda: self._container_reports(vm, box))
-        self._watch(box.pidfd, lambda: self._container_ended(vm, box))
+        self._watch(box.pidfd, lambda: self.container_ended(vm, box))
         return box
 
     def replace(self, request: str, vm_id: str, name: str) -> None:
         """Kill all that is in a container's leaf and fork a blank into that leaf, under the same name."""
-        vm = self._living(vm_id)
+        vm = self.living(vm_id)
         box = next((box for box in vm.containers.values() if box.name == name and not box.request and not box.is_succeeded), None)
         if box is None:
             raise OSError(errno.ESRCH, f"the container {name} has ended", "container")
@@ -295,14 +294,14 @@ class Launcher:
             box.report.close()
         request, box.request = box.request, ""
         base = f"{box.base.cpu_us},{box.base.oom_kills},{box.base.pids_refused}"
-        self._say(f"{request} ok {vm.id} {box.id} {box.pid} {labels} {base}", [*box.host_ends, *(fd for _, fd in opened)])
+        self.say(f"{request} ok {vm.id} {box.id} {box.pid} {labels} {base}", [*box.host_ends, *(fd for _, fd in opened)])
         for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
             os.close(descriptor)
         box.host_ends = []
         vm.is_held = True
 
     def _refuse(self, request: str, error: OSError) -> None:
-        self._say(f"{request} error {_word(error.filename)} {error.errno or 0} {error.strerror}")
+        self.say(f"{request} error {_word(error.filename)} {error.errno or 0} {error.strerror}")
 
     def _fail(self, child: vms.VmRecord | vms.ContainerRecord, tag: bytes = b"") -> None:
         """Answer whoever waits for a child that did not come to be; its end may be seen before what it said last."""
@@ -315,11 +314,12 @@ class Launcher:
                 break
         if request:
             step, number, text = processes.failure(tag, child.pid)
-            self._say(f"{request} error {_word(step)} {number} {text}")
+            self.say(f"{request} error {_word(step)} {number} {text}")
 
     # ---- ending
 
-    def _container_ended(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+    def container_ended(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
+        """Reap a container that has ended or was killed, and all that it left; waits for its end."""
         status = processes.reap(box.pid)
         if box.leaf is not None:
             box.leaf.kill()  # what it left running goes with it
@@ -334,7 +334,7 @@ class Launcher:
             return  # the host never had it
         usage = box.leaf.usage().since(box.base) if box.leaf is not None else Usage()
         counts = f"{usage.oom_kills} {usage.memory_peak_bytes} {usage.pids_refused} {usage.cpu_us}"
-        self._say(f"0 exit {box.vm} {box.id} {status} {counts}")
+        self.say(f"0 exit {box.vm} {box.id} {status} {counts}")
 
     def _forget(self, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
         vm.containers.pop(box.id, None)
@@ -363,11 +363,11 @@ class Launcher:
         """Let go of a VM whose init has ended; containers go before it (reaped in the other order they would deadlock)."""
         self._destroy(vm)
         for box in list(vm.containers.values()):
-            self._container_ended(vm, box)
+            self.container_ended(vm, box)
         processes.reap(vm.pid)
         self._fail(vm)
-        if vm.files.entries and not self.is_leaving:
-            self._apart("0", "files", lambda: self.files.remove(entry.place for entry in vm.files.entries.values()))
+        if not self.is_leaving:
+            self.code.vm_ended(vm)
         del self.vms[vm.id]
         self._unwatch(vm.pidfd)
         os.close(vm.pidfd)
@@ -377,9 +377,9 @@ class Launcher:
         for descriptor in vm.join.values():
             os.close(descriptor)
         self.dying += [leaf for leaf in (vm.init, vm.group) if leaf is not None and not leaf.remove()]
-        self._say(f"0 gone {vm.id}")
+        self.say(f"0 gone {vm.id}")
         for request in vm.mourners:
-            self._say(f"{request} ok {vm.id}")
+            self.say(f"{request} ok {vm.id}")
 
     def destroy(self, request: str, vm_id: str) -> str | None:
         """End a VM; answers when nothing of it is left. Ending one that is gone already is no error."""
@@ -390,7 +390,8 @@ class Launcher:
         self._destroy(vm)
         return None
 
-    def _living(self, vm_id: str) -> vms.VmRecord:
+    def living(self, vm_id: str) -> vms.VmRecord:
+        """Return a VM; raises KeyError, or OSError (ESRCH) when it is ending."""
         vm = self.vms[vm_id]
         if vm.is_dying:
             raise OSError(errno.ESRCH, f"the VM {vm_id} is ending", "vm")
@@ -408,112 +409,15 @@ class Launcher:
 
     def weigh(self, _request: str, vm_id: str, weight: str) -> str:
         """Put a VM in the background, or back among the others."""
-        vm = self._living(vm_id)
+        vm = self.living(vm_id)
         if vm.group is not None:
             vm.group.weigh(is_background=weight == "background")
         return vm_id
 
-    # ---- code
+    # ---- apart
 
-    def attach(self, _request: str, vm_id: str, container_id: str, tmp_bytes: str, *mounts: str) -> str:
-        """Resize a container's /tmp and attach entries of stores to its slots: `SLOT:STORE:NAME:ro|rw` each."""
-        vm = self._living(vm_id)
-        box = vm.containers[container_id]
-        trees = []
-        try:
-            for mount in mounts:
-                slot, store, name, mode = mount.split(":")
-                path = attaching.slot_path(slot, mode)
-                trees.append((path, self._tree(vm, box, store, name, writable=mode == "rw")))
-            attaching.within(box, self.own_mnt, trees, int(tmp_bytes))
-            attaching.tell(box)
-        finally:
-            attaching.close_all(trees)
-        return container_id
-
-    def _tree(self, vm: vms.VmRecord, box: vms.ContainerRecord, store: str, name: str, *, writable: bool) -> int:
-        if store == files.STORE:
-            tree = self.files.tree(vm.files, name, writable=writable)
-            box.uses.add(name.partition("/")[0])
-            return tree
-        if writable:
-            box.writes.add(name)
-        return self.stores.tree(store, name, writable=writable)
-
-    def stage(self, _request: str, vm_id: str, name: str, where: str = "") -> str:
-        """Make a staging directory for a VM, or `inside` it."""
-        if where == "inside":
-            vm = self._living(vm_id)
-            self.files.stage(vm.files, name, vm.uid)
-            return name
-        self.stores.stage(name, self._living(vm_id).uid)
-        self.staged.add(name)
-        return name
-
-    def commit(self, request: str, staged: str, store: str, name: str) -> None:
-        """Move a staged directory to its final name, where others will rely on it: who could still write it ends first."""
-        for vm in list(self.vms.values()):
-            for box in [box for box in vm.containers.values() if staged in box.writes]:
-                self._end_now(request, vm, box)
-        self.staged.discard(staged)
-        self._apart(request, name, lambda: self.stores.commit(staged, store, name))
-
-    def _end_now(self, request: str, vm: vms.VmRecord, box: vms.ContainerRecord) -> None:
-        self.kill(request, vm.id, box.id)
-        self._container_ended(vm, box)
-
-    def _end_users(self, request: str, vm: vms.VmRecord, name: str) -> None:
-        for box in [box for box in vm.containers.values() if name in box.uses]:
-            self._end_now(request, vm, box)
-
-    def keep(self, request: str, vm_id: str, staged: str, name: str) -> None:
-        """Give a staged directory of a VM its final name: who was given it to write ends first, then nobody can."""
-        vm = self._living(vm_id)
-        entry = vm.files.find(staged)
-        if entry.is_kept:
-            raise OSError(errno.EEXIST, "it is kept already", files.STORE)
-        self._end_users(request, vm, staged)
-        try:
-            self.files.seal(entry.place)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            self._apart(request, name, lambda: self.files.wait_sealed(entry.place), lambda: self._sealed(request, vm, staged, name))
-        else:
-            self._sealed(request, vm, staged, name)
-
-    def _sealed(self, request: str, vm: vms.VmRecord, staged: str, name: str) -> None:
-        surplus = vm.files.finish(staged, name, self.files.seal(vm.files.find(staged).place))
-        if surplus is None:
-            self._say(f"{request} ok {name}")
-        else:
-            self._apart(request, name, lambda: self.files.remove((surplus,)))
-
-    def forget(self, request: str, vm_id: str, name: str) -> str | None:
-        """Remove files of a VM's own; one that is not there is no error, one that is kept and in use is (EBUSY)."""
-        vm = self._living(vm_id)
-        entry = vm.files.entries.get(name)
-        if entry is None:
-            return name
-        if not entry.is_kept:
-            self._end_users(request, vm, name)
-        elif any(name in box.uses for box in vm.containers.values()):
-            raise OSError(errno.EBUSY, "a container of the VM has it attached", files.STORE)
-        del vm.files.entries[name]
-        self._apart(request, name, lambda: self.files.remove((entry.place,)))
-        return None
-
-    def discard(self, request: str, store: str, name: str) -> str | None:
-        """Remove an entry of a store; one that is not there is no error."""
-        if not self.stores.has(store, name):
-            return name
-        if store == STAGING:
-            self.staged.discard(name)
-        self._apart(request, name, lambda: self.stores.discard(store, name))
-        return None
-
-    def _apart(self, request: str, name: str, work: Callable[[], None], then: Callable[[], None] | None = None) -> None:
-        """Do something to a store in a child: syncing takes milliseconds, an environment has thousands of files, and the
+    def apart(self, request: str, name: str, work: Callable[[], None], then: Callable[[], None] | None = None) -> None:
+        """Do something in a child: syncing takes milliseconds, an environment has thousands of files, and the
         loop waits for nothing. `then` goes on from there, and answers, or raises OSError.
         """
         pid = processes.fork_for(work)
@@ -530,7 +434,7 @@ class Launcher:
             if then is not None:
                 then()
             else:
-                self._say(f"{request} ok {name}")
+                self.say(f"{request} ok {name}")
         except OSError as error:
             self._refuse(request, error)
 
@@ -538,15 +442,15 @@ class Launcher:
 _VERBS: dict[str, Callable[..., str | None]] = {
     "vm": Launcher.vm,
     "fork": Launcher.fork,
-    "attach": Launcher.attach,
+    "attach": lambda launcher, *words: launcher.code.attach(*words),
     "kill": Launcher.kill,
     "destroy": Launcher.destroy,
     "weigh": Launcher.weigh,
-    "stage": Launcher.stage,
-    "commit": Launcher.commit,
-    "discard": Launcher.discard,
-    "keep": Launcher.keep,
-    "forget": Launcher.forget,
+    "stage": lambda launcher, *words: launcher.code.stage(*words),
+    "commit": lambda launcher, *words: launcher.code.commit(*words),
+    "discard": lambda launcher, *words: launcher.code.discard(*words),
+    "keep": lambda launcher, *words: launcher.code.keep(*words),
+    "forget": lambda launcher, *words: launcher.code.forget(*words),
     "replace": Launcher.replace,
 }
 
