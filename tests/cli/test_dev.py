@@ -106,6 +106,17 @@ def test_what_cannot_be_compiled_is_shown_and_not_published(cli: Cli, dev: Start
     assert len(published(cli, "dev-broken")) == 2
 
 
+def test_what_is_broken_at_the_start_is_waited_out(cli: Cli, dev: Start) -> None:
+    """Nothing is published, and there is no version that could go on answering; the repaired file is the first one."""
+    file = project(cli, "dev-early")
+    file.write_text("def handler(\n")
+    running = dev("dev-early")
+    running.says("main.py:1 cannot be compiled\n")
+    assert published(cli, "dev-early") == []
+    save(file, CODE)
+    running.says("version 1 ready")
+
+
 def test_a_broken_configuration_is_told_and_waited_out(cli: Cli, dev: Start) -> None:
     """A pyfaas.toml that cannot be read is no end."""
     file = project(cli, "dev-configured")

@@ -8,9 +8,12 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
+from pyfaas.cli import saves as saving
 from pyfaas.cli.saves import places, saves
 from pyfaas.cli.syntax import Checker
 from pyfaas.client.packing import pack_files
@@ -116,6 +119,23 @@ async def test_what_no_bundle_takes_is_no_save(tmp_path: Path) -> None:
         (tmp_path / "x.tmp").write_text("1")
         (tmp_path / "main.py").write_text("1")
         await until(lambda path: path.name == "main.py" or pytest.fail(f"{path} is no save"))
+
+
+async def test_where_no_watch_is_left_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system whose inotify watches are all taken (inotify(7)) makes it slower, and not impossible."""
+    real, refused = saving.awatch, []
+
+    def awatch(*paths: Path, force_polling: bool | None = None, **options: Any) -> Any:
+        if not force_polling:
+            refused.append(paths)
+            raise WatchfilesRustInternalError("no space left on device")
+        return real(*paths, force_polling=force_polling, **options)
+
+    monkeypatch.setattr(saving, "awatch", awatch)
+    async with watching(tmp_path) as until:
+        (tmp_path / "main.py").write_text("1")
+        await until(named("main.py"))
+    assert refused == [(tmp_path,)]
 
 
 def test_another_directory_of_the_same_name_is_watched_anew(tmp_path: Path) -> None:
