@@ -151,8 +151,8 @@ class Publisher:
             )
             version, move = None, None
             if plan.is_new:
-                if not is_kept:
-                    raise PyfaasError(Code.CONFLICT, "somebody else published the function meanwhile", hint="publish again")
+                if not is_kept:  # it was the newest version's, and somebody published another meanwhile
+                    await self._bundles.put(digest, packed)
                 version = Version(
                     function=function.id,
                     number=plan.number,
