@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from sandbox.errors import SetupError
 from sandbox.host.container import Container
 from sandbox.host.vm import Vm
 from sandbox.launcher import cgroups
-from tests.sandbox.rig import Refused, Rig, descendants, is_alive
+from tests.sandbox.rig import PROJECT, Refused, Rig, descendants, is_alive
 
 MIB = 1 << 20
 _PAGE = 4096
@@ -323,6 +325,42 @@ def test_processes_that_stay_behind_end_before_it_is_kept(rig: Rig) -> None:
     seen = {rig.ask(user, read) for _ in range(20)}
     assert len(seen) == 1
     rig.wait_until(lambda: not set(descendants(rig.process.pid)) & behind, lambda: (behind, descendants(rig.process.pid)))
+
+
+def held(rig: Rig) -> int:
+    """Return how many directories the launcher has mounted, by entering the namespace that only it has a descriptor of."""
+    assert rig.process is not None
+    lived_in = {_named(f"/proc/{pid}/ns/mnt") for pid in descendants(rig.process.pid)}
+    opened = {_named(path): path for path in Path(f"/proc/{rig.process.pid}/fd").iterdir()}
+    (path,) = [path for name, path in opened.items() if name.startswith("mnt:") and name not in lived_in]
+    source = (
+        "import os, sys; from sandbox import kernel; proc, own = os.open('/proc', os.O_PATH), os.open(sys.argv[1], os.O_RDONLY)\n"
+        "kernel.setns(own, kernel.NEWNS); print(len(open(os.open('self/mountinfo', os.O_RDONLY, dir_fd=proc)).readlines()))"
+    )
+    told = subprocess.run([sys.executable, "-c", source, str(path)], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return int(told.stdout) - 1  # its root
+
+
+def _named(path: str | Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # it is gone
+        return ""
+
+
+def test_the_launcher_lets_go_of_what_is_over(make_rig: Callable[..., Rig]) -> None:
+    """What is forgotten, and what a VM that has ended had staged and kept, is mounted nowhere any more."""
+    rig = make_rig()
+    vm, other = rig.vm(files_bytes=8 * MIB), rig.vm(files_bytes=8 * MIB)
+    entry(rig, other, "stays")
+    entry(rig, vm, "e")
+    entry(rig, vm, "gone")
+    staged(rig, vm, "s")
+    assert held(rig) == 4
+    rig.run(vm.forget("gone"))
+    assert held(rig) == 3
+    rig.run(vm.destroy())
+    rig.wait_until(lambda: held(rig) == 1, lambda: held(rig))
 
 
 @pytest.mark.parametrize("who", ["vm", "init", "launcher", "host"])

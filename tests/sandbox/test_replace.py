@@ -15,6 +15,7 @@ import pytest
 from sandbox.errors import SandboxError, SetupError
 from sandbox.host.container import Container
 from sandbox.spec import Ending, Fate, Limits
+from tests.sandbox import groups
 from tests.sandbox.rig import Rig, descendants, is_alive
 
 MIB = 1 << 20
@@ -63,6 +64,19 @@ def test_nothing_of_the_old_one_is_left(make_rig: Callable[..., Rig], options: d
     rig.attach(new, ("code", "code", "e", False))
     assert rig.ask(new, "result = open('/app/code/main.py').read()") == "value = 7\n"
     assert rig.ask(vm.first, "result = 1") == 1  # its sibling goes on
+
+
+def test_a_leaf_is_empty_when_its_last_process_is_released() -> None:
+    """One that was killed and that nobody has waited for yet still counts, so no successor comes before the old one is over."""
+    with groups.made("empty") as (_, made_leaf):
+        assert made_leaf.is_empty()
+        pid = groups.spawn(groups.sleep_for_ever, made_leaf)
+        assert not made_leaf.is_empty()
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert not made_leaf.is_empty()
+        groups.wait(pid)
+        assert made_leaf.is_empty()
 
 
 def test_it_can_be_replaced_again_and_ended(rig: Rig) -> None:
