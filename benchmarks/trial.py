@@ -17,7 +17,7 @@ from benchmarks.steady import Answer, Plan, Steady
 from tests.e2e.house import House, packed
 
 RATE = 200.0
-_WARM_S = 0.5
+_WARM_S = 0.3
 _MOVES_S = 60.0  # at most, from ready to the first answer of the new version
 _ASKED_S = 0.05
 _BODY = '{"n": 50}'

@@ -15,7 +15,7 @@ def run(stage: Stage) -> None:
     for number in range(stage.pick(3, 5)):
         name = f"deployed{number}"  # one whose pointer names a failed version is no baseline
         stage.deploy(house, name, trial.PLAIN.format(number=1))
-        with trial.under_load(stage, stage.function(house, name), stage.pick(1.0, 5), stage.pick(1.0, 3)) as seen:
+        with trial.under_load(stage, stage.function(house, name), stage.pick(0.8, 5), stage.pick(1.0, 3)) as seen:
             deploy = trial.publish(stage, house, name, trial.BROKEN.format(number=2), 1)
         if deploy.new:
             raise RuntimeError("a version that cannot be imported became ready")

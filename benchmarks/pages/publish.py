@@ -56,7 +56,7 @@ def _deployed(stage: Stage) -> House:
 def _published(stage: Stage, house: House, number: int) -> Account:
     """Publish another version, and judge it."""
     heavy, old = not stage.quick, number + 1 if stage.quick else 1
-    with trial.under_load(stage, stage.function(house, _NAME), stage.pick(1.0, 10), stage.pick(1.0, 5)) as seen:
+    with trial.under_load(stage, stage.function(house, _NAME), stage.pick(0.8, 10), stage.pick(1.0, 5)) as seen:
         if heavy:
             deploy = trial.publish(stage, house, _NAME, trial.HEAVY.format(number=2), 1, requirements=trial.HEAVY_REQUIREMENTS, memory="512M")
         else:
@@ -73,7 +73,7 @@ def _redeployed(stage: Stage, number: int) -> Account:
     stage.tell(f"control: {_CONTROL}")
     with redeploy.served(stage.folder / f"control{number}", trial.PLAIN.format(number=1), own_venv=heavy) as service:
         peer = Peer(name=_CONTROL, pid=0, host="127.0.0.1", port=service.port, path="/invoke")
-        with trial.under_load(stage, peer, stage.pick(1.0, 5), stage.pick(1.0, 2)) as seen:
+        with trial.under_load(stage, peer, stage.pick(0.5, 5), stage.pick(0.5, 2)) as seen:
             source, requirements = (trial.HEAVY, trial.HEAVY_REQUIREMENTS) if heavy else (trial.PLAIN, [])
             began, done = service.redeploy(source.format(number=2), requirements)
         deploy = Deploy(old=1, new=2, moved=began, told=began, ready=done)

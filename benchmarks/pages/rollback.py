@@ -19,7 +19,7 @@ def run(stage: Stage) -> None:
         stage.tell(f"round {number + 1} of {rounds}")
         stage.deploy(house, name, trial.PLAIN.format(number=new))
         trial.wait_for(house, name, new)
-        with trial.under_load(stage, stage.function(house, name), stage.pick(1.0, 5), stage.pick(1.0, 3)) as seen:
+        with trial.under_load(stage, stage.function(house, name), stage.pick(0.8, 5), stage.pick(1.0, 3)) as seen:
             deploy = trial.roll_back(stage, house, name, new, 1)
         accounts.append(deploys.judge(seen.answers, deploy))
         if number == 0:
