@@ -54,7 +54,7 @@ class EchoContainer(FakeContainer):
 class EchoWorkers(FakeWorkers):
     """Makes such containers; in the place of `SandboxWorkers`."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         """Need no launcher."""
         super().__init__()
 

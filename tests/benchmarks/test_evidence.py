@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,14 @@ def test_the_hops_of_a_call_are_the_call() -> None:
     assert sum(int(row[1]) for row in rows[:4]) == int(rows[4][1])
 
 
+def _named(made: type) -> dict[str, None]:
+    """Return what a class is made with by name only."""
+    return {name: None for name, given in inspect.signature(made).parameters.items() if given.kind is given.KEYWORD_ONLY}
+
+
 def test_the_server_without_containers_fits_the_server() -> None:
     """What the profile's server replaces are names of the server, and what it is given survives being handed over."""
     assert [name for name in hollow.REPLACED if not hasattr(server, name)] == []
+    inspect.signature(hollow.EchoWorkers).bind(None, (), **_named(server.SandboxWorkers))
     given = hollow.handover("/nowhere", 3, 4, 5)
     assert Handover.decode(given.encode()) == given
