@@ -191,7 +191,7 @@ def _is_json(content: bytes) -> bool:
 def _tell_version(options: Globals, reply: Reply) -> None:
     requested, executed = (reply.headers.get(f"pyfaas-{word}-version", "") for word in ("requested", "executed"))
     if executed and requested and executed != requested:
-        console.note(options, f"note: version {executed} ran; version {requested} was requested and is not there yet")
+        console.note(options, f"note: version {executed} answered for version {requested}, which does not answer (yet)")
 
 
 def _tell_run(headers: Mapping[str, str]) -> None:

@@ -85,7 +85,7 @@ def test_invoke_says_when_an_older_version_ran(cli: Cli) -> None:
     """Executed is not requested: one line on stderr, none with -q; --stale and the qualifier reach the server."""
     cli.deploy("old")
     done = cli("invoke", "old:live", "--stale", "allow", "--timeout", "2s")
-    assert done.stderr == "note: version 1 ran; version 2 was requested and is not there yet\n"
+    assert done.stderr == "note: version 1 answered for version 2, which does not answer (yet)\n"
     assert cli("invoke", "old", "-q").stderr == ""
     asked = [r for r in cli.fake.seen()["requests"] if r["path"].endswith("/old/invoke?qualifier=live")]
     assert [asked[-1]["headers"][name] for name in ("Pyfaas-Stale", "Pyfaas-Timeout")] == ["allow", "2000ms"]
