@@ -69,9 +69,10 @@ class Code:
             tree = self.files.tree(vm.files, name, writable=writable)
             box.uses.add(name.partition("/")[0])
             return tree
+        tree = self.stores.tree(store, name, writable=writable)
         if writable:
             box.writes.add(name)
-        return self.stores.tree(store, name, writable=writable)
+        return tree
 
     def stage(self, _request: str, vm_id: str, name: str, where: str = "") -> str:
         """Make a staging directory for a VM, or `inside` it."""
