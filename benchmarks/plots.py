@@ -48,7 +48,7 @@ def png(plot: Plot) -> bytes:
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="lower left" if plot.marks else "best")
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
