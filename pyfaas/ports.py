@@ -79,8 +79,10 @@ class Store(Protocol):
     async def remove_account(self, account: AccountId, at: float) -> None: ...
     async def add_token(self, token: Token) -> None: ...
     async def revoke_token(self, token_id: str, at: float) -> None: ...
-    async def publish(self, function: Function, version: Version | None, move: PointerMove | None) -> None:
-        """Write a new or changed function, with a new version and the move of `latest` when given, in one transaction."""
+    async def publish(
+        self, function: Function, version: Version | None, move: PointerMove | None, canary: Canary | None = None
+    ) -> None:
+        """Write a new or changed function, with a new version, the move of `latest` and a canary when given, in one transaction."""
 
     async def set_version(self, version: Version) -> None:
         """Replace a version's mutable part: state, reason, handler, shape, generator, environment, deleted."""

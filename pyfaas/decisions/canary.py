@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyfaas.model import Canary, Outcome
+from pyfaas.model import Canary, CanaryOrder, CanaryState, FunctionId, Outcome
 
 JUDGED = 50  # runs from which on the budget is judged
 ALL = 100
@@ -51,6 +51,21 @@ class Back:
 
 
 Decision = Keep | Raise | Promote | Back
+
+
+def ordered(order: CanaryOrder, function: FunctionId, version: int, base: int | None, now_s: float) -> Canary:
+    """Return the canary that a publication ordered, before its version is ready."""
+    return Canary(
+        function=function,
+        pointer=order.pointer,
+        version=version,
+        base=base,
+        state=CanaryState.WAITING,
+        percent=order.percent,
+        promote_after_ms=order.promote_after_ms,
+        error_budget=order.error_budget,
+        since=now_s,
+    )
 
 
 def steps(percent: int) -> tuple[int, ...]:

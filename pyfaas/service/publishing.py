@@ -26,17 +26,21 @@ from pyfaas.bundle import BundleError, inspect_packed
 from pyfaas.config import Config
 from pyfaas.decisions import publish
 from pyfaas.decisions.access import require
+from pyfaas.decisions.canary import ordered
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.manifest import Bounds, code_id, parse
 from pyfaas.model import (
     Account,
     Caller,
+    Canary,
+    CanaryOrder,
     EventKind,
     Function,
     FunctionId,
     PointerMove,
     Reason,
     Scope,
+    Settings,
     Shape,
     Version,
     VersionState,
@@ -121,8 +125,12 @@ class Publisher:
 
     # ---- publishing
 
-    async def publish(self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes) -> tuple[int, dict[str, Any]]:
+    async def publish(
+        self, caller: Caller, name: str, config: Mapping[str, Any], packed: bytes, order: CanaryOrder | None = None
+    ) -> tuple[int, dict[str, Any]]:
         """Keep an upload as a version; returns the HTTP status (201 new, 200 the same) and what to answer.
+
+        With a new version its `order` is kept, in the same transaction; whoever moves pointers takes it from there.
 
         Raises invalid_request, unknown_key, payload_too_large, conflict (also while the function is being removed) or
         storage_full; nothing is half-written.
@@ -137,11 +145,7 @@ class Publisher:
             entry = self._registry.by_name.get((caller.account.id, name))
             old = entry.function if entry else None
             now = self._clock.now()
-            function = (
-                replace(old, settings=parsed.settings)
-                if old
-                else Function(id=FunctionId(str(uuid.uuid4())), account=caller.account.id, name=name, settings=parsed.settings, created=now)
-            )
+            function = replace(old, settings=parsed.settings) if old else _new_function(caller, name, parsed.settings, now)
             plan = publish.plan(
                 entry.newest() if entry else None,
                 entry.highest if entry else 0,
@@ -165,7 +169,8 @@ class Publisher:
                 )
                 move = next_move(entry, function.id, "latest", plan.number, now)
             if plan.changed or plan.is_new:
-                await self._store.publish(function, version, move)
+                canary = _canary(order, entry, function.id, plan.number, now) if order and version else None
+                await self._store.publish(function, version, move, canary)
             entry = self._registry.put_function(function)
             if version is not None and move is not None:
                 entry.put(version)
@@ -320,6 +325,14 @@ class Publisher:
 def _anew(version: Version, state: VersionState) -> Version:
     """Return a version as it is before it is prepared, once more perhaps."""
     return replace(version, state=state, reason=None, environment=version.environment if is_lock_kept(version) else None)
+
+
+def _new_function(caller: Caller, name: str, settings: Settings, now: float) -> Function:
+    return Function(id=FunctionId(str(uuid.uuid4())), account=caller.account.id, name=name, settings=settings, created=now)
+
+
+def _canary(order: CanaryOrder, entry: Entry | None, function: FunctionId, number: int, now: float) -> Canary:
+    return ordered(order, function, number, entry.current(order.pointer) if entry else None, now)
 
 
 def next_move(

@@ -77,17 +77,8 @@ class Rollouts:
             if entry.function.id not in self._registry.entries:
                 raise not_found("function", entry.function.name)  # removed meanwhile
             version = self._registry.version(entry, number)
-            canary = Canary(
-                function=entry.function.id,
-                pointer=order.pointer,
-                version=number,
-                base=entry.current(order.pointer),
-                state=CanaryState.WAITING,
-                percent=order.percent,
-                promote_after_ms=order.promote_after_ms,
-                error_budget=order.error_budget,
-                since=self._pointers.clock.now(),
-            )
+            base, now = entry.current(order.pointer), self._pointers.clock.now()
+            canary = canaries.ordered(order, entry.function.id, number, base, now)
             self._failed.discard((canary.function, number))
             if version.state is VersionState.READY:
                 await self._start(entry, canary)

@@ -135,7 +135,7 @@ class Service:
 
         Both are durable when this returns. The same content again is named again: by `latest`, should that have been moved back.
         """
-        status, shown = await self.publisher.publish(caller, name, config, packed)
+        status, shown = await self.publisher.publish(caller, name, config, packed, order)
         entry, number = self._own(caller, name), shown["version"]
         if status != _SAME:
             self.happenings.tell(entry.function.id, number, EventKind.MOVED, pointer=LATEST, weights={})

@@ -299,6 +299,15 @@ async def test_a_canary_moves_with_its_pointer(deployed: SqliteStore) -> None:
     assert (await deployed.load()).canaries == [after]
 
 
+async def test_a_canary_is_published_with_its_version(deployed: SqliteStore) -> None:
+    """The order that came with a version is kept with it, or neither is."""
+    waiting = canary(version=2, state=CanaryState.WAITING)
+    assert await code_of(deployed.publish(function(), version(1, "c"), move(2), waiting)) is Code.CONFLICT
+    assert (await deployed.load()).canaries == []
+    await deployed.publish(function(), version(2, "b"), move(2, 2), waiting)
+    assert (await deployed.load()).canaries == [waiting]
+
+
 async def test_counts_are_of_the_step_that_they_were_counted_in(deployed: SqliteStore) -> None:
     """Counts are kept for a canary that runs and stands where it stood; for any other they are nobody's."""
     await deployed.set_canary(canary())

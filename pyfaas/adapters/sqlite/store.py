@@ -108,8 +108,10 @@ class SqliteStore:
 
         await self._database.write(work)
 
-    async def publish(self, function: Function, version: Version | None, move: PointerMove | None) -> None:
-        """Write a new or changed function, with a new version and the move of `latest` when given, in one transaction.
+    async def publish(
+        self, function: Function, version: Version | None, move: PointerMove | None, canary: Canary | None = None
+    ) -> None:
+        """Write a new or changed function, with a new version, the move of `latest` and a canary when given, in one transaction.
 
         Raises conflict when the name, the version's number or the move's is taken; gone when the function was removed.
         """
@@ -120,6 +122,8 @@ class SqliteStore:
                 _add_version(connection, version)
             if move is not None:
                 _add_move(connection, move)
+            if canary is not None:
+                _put_canary(connection, canary)
 
         await self._database.write(work)
 
