@@ -31,6 +31,7 @@ from pyfaas.service.registry import Entry, Registry
 from pyfaas.service.session import Doom
 
 TICK_S = 0.02
+_FREE = staleness.Merged(is_allowed=True)  # whatever is not ready is not waited for
 _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
 _PRELOAD = 16
 _SETTLED = frozenset({VersionState.READY, VersionState.FAILED})
@@ -248,6 +249,20 @@ class Dispatcher:
         tally.total += is_counted
         tally.stale += decision.answer is rollout.Answer.OLD
         return _Choice(route, decision, policy, tally, is_lasting=is_cut or route.pointer is None)
+
+    def is_whole(self, entry: Entry, pointer: str) -> bool:
+        """Tell whether a pointer's calls are answered whole though each is decided anew: during a deploy, or by a weight.
+
+        That is so when no ready version streams, and nobody will wait for one of which that is not known yet.
+        """
+        moves = entry.moves.get(pointer)
+        if not moves or entry.streams():
+            return False
+        if all(entry.versions[n].state is VersionState.READY for n in (moves[-1].version, *moves[-1].weights)):
+            return True
+        account = self.registry.accounts[entry.function.account].policy
+        policy = staleness.merge((moves[-1].policy, entry.function.settings, account), None, is_pointer=True)
+        return policy == _FREE and bool(routing.resolve(pointer, entry.versions, entry.moves, "", None).substitutes)
 
     def lane(self, entry: Entry, version: Version) -> Lane:
         """Return the lane of a version under its owner's tenant key."""

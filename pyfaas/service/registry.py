@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 from pyfaas.decisions.access import check_token
 from pyfaas.decisions.staleness import Tally
 from pyfaas.errors import Code, PyfaasError, not_found
-from pyfaas.model import Account, AccountId, Caller, Function, FunctionId, Outcome, PointerMove, Token, Version
+from pyfaas.model import (
+    Account,
+    AccountId,
+    Caller,
+    Function,
+    FunctionId,
+    Outcome,
+    PointerMove,
+    Token,
+    Version,
+    VersionState,
+)
 from pyfaas.ports import Snapshot
 
 if TYPE_CHECKING:
@@ -24,7 +35,7 @@ if TYPE_CHECKING:
 class Entry:
     """A function with its versions and pointers, and what the dispatcher keeps beside it."""
 
-    __slots__ = ("counted", "cut", "function", "highest", "moves", "ran", "routes", "running", "straying", "tallies", "versions", "watchers")
+    __slots__ = ("_streams", "counted", "cut", "function", "highest", "moves", "ran", "routes", "running", "straying", "tallies", "versions", "watchers")
 
     def __init__(self, function: Function) -> None:
         """Begin without versions."""
@@ -37,6 +48,7 @@ class Entry:
         self.tallies: dict[str, Tally] = {}  # qualifier → how many old versions' answers since its pointer moved
         self.straying: deque[Call] = deque()  # calls that wait for a substitute: the named version may take them as well
         self.routes: dict[str | None, Any] = {}  # qualifier → lane, for calls that need no decision
+        self._streams: bool | None = None
         self.running = 0  # runs admitted now, of the function's own tenant key
         self.counted: Callable[[int, Outcome], None] | None = None  # a canary counts: told of each run's executed version and outcome
         self.watchers: set[Callable[[], None]] = set()  # who waits for a change of its versions or pointers
@@ -76,8 +88,15 @@ class Entry:
     def changed(self) -> None:
         """Drop what was decided from the old state, and wake who waits for a new one."""
         self.routes.clear()
+        self._streams = None
         for watcher in list(self.watchers):
             watcher()
+
+    def streams(self) -> bool:
+        """Tell whether a ready version answers in pieces."""
+        if self._streams is None:
+            self._streams = any(v.generator and v.state is VersionState.READY for v in self.versions.values())
+        return self._streams
 
     def current(self, pointer: str) -> int | None:
         """Return the version a pointer names now."""

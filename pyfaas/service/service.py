@@ -289,11 +289,7 @@ class Service:
         lane = entry.routes.get(qualifier)
         if lane is not None:
             return not lane.version.generator
-        history = entry.moves.get(qualifier or LATEST)  # a first call, or one of two versions: plain too, once all of them have taken over
-        if not history:
-            return False
-        move = history[-1]
-        return all(_answers_whole(entry, move.pointer, number) for number in (move.version, *move.weights))
+        return self.dispatcher.is_whole(entry, qualifier or LATEST)
 
     def check_url(self, caller: Caller | None, owner: str, name: str) -> None:
         """Let a call under /f/ pass when it is the owner's, or the function is public; raises unauthenticated or not_found."""
@@ -452,11 +448,6 @@ class Service:
         fleet = self.dispatcher.fleet
         running = views.running_views(fleet.pool, entry.function.id, self._clock.monotonic())
         return [views.version_view(entry, v, running.get(v.number, []), fleet.downloads.places(v)) for v in versions]
-
-
-def _answers_whole(entry: Entry, pointer: str, number: int) -> bool:
-    version = entry.versions[number]
-    return entry.is_cut(pointer, number) and version.state is VersionState.READY and not version.generator
 
 
 class _Waiter:

@@ -183,3 +183,27 @@ async def test_a_minimum_leaves_no_older_one(benches: list[Bench]) -> None:
     become(bench, entry, VersionState.READY)
     await answer_all(bench, [sink])
     assert sink.result.executed == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "settings", "streams", "is_whole"),
+    [
+        (VersionState.READY, Settings(), False, True),
+        (VersionState.READY, Settings(max_stale_requests=3), False, True),
+        (VersionState.READY, Settings(), True, False),
+        (VersionState.PREPARING, Settings(), False, True),
+        (VersionState.FAILED, Settings(), False, True),
+        (VersionState.PREPARING, Settings(max_stale_requests=3), False, False),
+        (VersionState.PREPARING, Settings(stale="forbid"), False, False),
+        (VersionState.PREPARING, Settings(min_version=2), False, False),
+    ],
+)
+async def test_the_short_way_is_taken_during_a_deploy(
+    benches: list[Bench], state: VersionState, settings: Settings, streams: bool, is_whole: bool  # noqa: FBT001 - a table
+) -> None:
+    """A call goes the short way unless a ready version streams, or it may have to wait for one that could."""
+    bench, entry = await warm(benches, settings)
+    publish(entry, state)
+    entry.put(replace(entry.versions[2], generator=streams))
+    assert bench.dispatcher.is_whole(entry, "latest") is is_whole
+    assert not bench.dispatcher.is_whole(entry, "nowhere")
