@@ -47,7 +47,7 @@ def test_every_option_can_come_from_the_environment() -> None:
 
 def test_a_choice_is_one_of_its_words() -> None:
     """An option with choices takes no other word, and the refusal names them."""
-    with pytest.raises(PyfaasError, match="download_to must be one of second-container, .*near-store, not 'moon'"):
+    with pytest.raises(PyfaasError, match=r"download_to must be one of second-container, .*near-store, not 'moon'"):
         load({"download_to": "moon"}, {})
 
 
