@@ -179,7 +179,7 @@ def test_an_accounts_policy(tmp_path: Path) -> None:
 
 def test_of_others_nothing_is_seen(house: House, two: str) -> None:
     """Another account is told of nothing here: not of aliases, canaries, versions, events or policies, and it moves nothing."""
-    house.account("stranger")
+    house.account("passer-by")
     set_alias(house, two, version=1)
     function = f"/v1/functions/{two}"
     asked: list[tuple[str, str, Any]] = [
@@ -193,9 +193,9 @@ def test_of_others_nothing_is_seen(house: House, two: str) -> None:
         ("POST", f"{function}/rollback", {"pointer": "live"}),
         ("PUT", "/v1/accounts/default", {"stale": "forbid"}),
     ]
-    assert [(m, p, s) for m, p, b in asked if (s := ask(house, m, p, b, token="stranger").status) != 404] == []
-    assert house.call("GET", f"{function}/events", token="stranger", Accept="text/event-stream").status == 404
+    assert [(m, p, s) for m, p, b in asked if (s := ask(house, m, p, b, token="passer-by").status) != 404] == []
+    assert house.call("GET", f"{function}/events", token="passer-by", Accept="text/event-stream").status == 404
     body, kind = multipart({"config": b"{}", "code": packed({"main.py": source(9)})})
-    own = house.call("PUT", f"{function}?alias=live&canary=10", body, token="stranger", content_type=kind)
+    own = house.call("PUT", f"{function}?alias=live&canary=10", body, token="passer-by", content_type=kind)
     assert (own.status, own.json["version"]) == (201, 1)  # a function of its own, which happens to have that name
     assert (alias(house, two)["version"], alias(house, two)["canary"]) == (1, None)
