@@ -118,6 +118,11 @@ class Connection(asyncio.Protocol):
         if self.shared.count() > self.shared.most:
             self._turn_away()
         elif self.shared.pass_on is not None or self.buffer:
+            # Not at once: uvloop begins to read behind this call, so a pause in it is none, and what came then would be lost.
+            asyncio.get_running_loop().call_soon(self._begin_on)
+
+    def _begin_on(self) -> None:
+        if self.state is _BETWEEN:
             self._go_on()
 
     def _turn_away(self) -> None:

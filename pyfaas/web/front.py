@@ -33,6 +33,7 @@ from pyfaas.web.streams import CONNECTIONS, LENT
 
 IDLE_S = 75  # a connection may be silent between requests, or take to send a head
 _LINGER_S = 5.0  # what still comes after an early answer is thrown away: a reset would hide the answer
+_BEGIN_S = 0.05  # for what aiohttp was given to reach its handler, where it is seen
 _LOOK_AGAIN_S = 0.005  # at what an answer's last bytes wait for
 _SHUTDOWN_S = 2.0  # for what aiohttp still serves when the grace is over
 _UNREADABLE_HINT = "the connection is closed; send HTTP/1.1 with one length and no stray bytes"
@@ -109,11 +110,12 @@ class Site:
     async def settled(self, seconds: float) -> bool:
         """Wait until no request is served but reading ones and calls; False when some took longer."""
         until = asyncio.get_running_loop().time() + seconds
+        await asyncio.sleep(_BEGIN_S)
         await self._wait(lambda: not self._changing(), until)
         return not self._changing()
 
     def _changing(self) -> bool:
-        return any(c.changing and c.call is None for c in self.shared.connections)
+        return any((c.changing and c.call is None) or (c.state is State.LENT and not c.working) for c in self.shared.connections)
 
     async def take_back(self, listen: socket.socket) -> None:
         """Serve again: there was no successor. What was passed on is read here again."""

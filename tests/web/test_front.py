@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import uvloop
 
 from pyfaas.web import event
+from pyfaas.web.connection import Connection
 from pyfaas.web.front import IDLE_S
 from tests.web.conftest import Served, serving
 from tests.web.wire import Answer, Wire, ask, call, get, other
@@ -451,3 +453,31 @@ def test_on_uvloop(scenario: Callable[[Served], Coroutine[Any, Any, None]]) -> N
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(run()) == "uvloop"
+
+
+def test_a_request_that_comes_while_all_are_passed_on_is_not_lost() -> None:
+    """What is accepted at the moment of an upgrade is answered, or goes to the successor unread; on the loop that the server runs."""
+
+    async def work() -> None:
+        async with serving() as front:
+            taken: list[tuple[socket.socket, bytes]] = []
+            front.site.pass_on(lambda passed, read: taken.append((passed, read)))
+            ours, theirs = socket.socketpair()
+            ours.sendall(request := call(N % 1))
+            theirs.setblocking(False)  # noqa: FBT003 - the call's shape
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(front.site.shared), theirs)
+            while not taken:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # for a loop that reads on
+            passed, read = taken[0]
+            passed.setblocking(False)  # noqa: FBT003 - as above
+            ours.setblocking(False)  # noqa: FBT003 - as above
+            if front.service.calls:
+                assert ours.recv(1024).startswith(b"HTTP/1.1 200 OK")
+            else:
+                assert read + passed.recv(len(request)) == request
+            for end in (passed, ours):
+                end.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
