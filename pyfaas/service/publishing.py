@@ -60,7 +60,7 @@ _BACK_OFF_S = 1.0
 _STORE_S = 2.0
 _CORRUPT = "bundle_corrupt"
 _BROKEN = Reason(code="internal", message="a defect of the server ended its preparation; the server's log has the cause")
-_LATER = frozenset({Code.STORAGE_FULL, Code.INTERNAL})
+_LATER = frozenset({Code.STORAGE_FULL, Code.INTERNAL, Code.NOT_READY})  # the last: a successor writes, or nobody does and we go on
 
 
 class Publisher:
