@@ -248,7 +248,8 @@ class Developing:
 
     def _files(self, changed: set[Path]) -> str:
         root = self._path.absolute()
-        names = sorted(str(each.relative_to(root)) if each.is_relative_to(root) else each.name for each in changed if each != root)
+        there = {each for each in changed if each.exists()} or changed  # an editor's own files come and go
+        names = sorted(str(each.relative_to(root)) if each.is_relative_to(root) else each.name for each in there if each != root)
         names = names or ([root.name] if root in changed and root.is_file() else [])
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return f" ({', '.join(names[:_NAMED])}{more})" if names else ""
