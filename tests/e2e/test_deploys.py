@@ -218,6 +218,9 @@ def test_a_download_goes_where_it_says(tmp_path: Path, target: str) -> None:
             return
         assert [(event["target"], event["vm"]) for event in brought] == [(target, place(new)[0])]
         assert brought[0]["bytes"] > 300_000
+        figures = dict(line.rsplit(" ", 1) for line in house.call("GET", "/metrics").body.decode().splitlines() if "code_download" in line)
+        assert float(figures[f'pyfaas_code_downloads_total{{target="{target}"}}']) == 1
+        assert float(figures[f'pyfaas_code_download_bytes_total{{target="{target}"}}']) == brought[0]["bytes"]
         assert new.json["kind"] == "tmpfs"
         assert code_id not in new.json["root"]
         assert house.call("GET", "/v1/functions/f/versions/2").json["code_in"]["vms"] == [
