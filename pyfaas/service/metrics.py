@@ -211,10 +211,10 @@ def _storage(service: Service, journal: Journal) -> Iterator[Family]:
     yield Family("pyfaas_bundle_downloads_running", "gauge", "Downloads of bundles that are under way", (), _one(transfers.running))
     yield Family("pyfaas_bundle_download_bytes", "counter", "Bytes of bundles that were downloaded", (), _one(transfers.bytes))
     downloads = service.dispatcher.fleet.downloads
-    counts = {target.value: float(count) for target, count in downloads.transfers.items()}
-    sizes = {target.value: float(size) for target, size in downloads.bytes.items()}
+    counts: dict[str, float] = {target.value: count for target, count in downloads.transfers.items()}
+    copied: dict[str, float] = {target.value: size for target, size in downloads.bytes.items()}
     yield Family("pyfaas_code_downloads", "counter", "Copies of a version's code into a VM, by where they went", ("target",), _by(counts))
-    yield Family("pyfaas_code_download_bytes", "counter", "Bytes that were copied into VMs, by where they went", ("target",), _by(sizes))
+    yield Family("pyfaas_code_download_bytes", "counter", "Bytes that were copied into VMs, by where they went", ("target",), _by(copied))
 
 
 def _size(path: str) -> int:
