@@ -207,3 +207,46 @@ async def test_the_short_way_is_taken_during_a_deploy(
     entry.put(replace(entry.versions[2], generator=streams))
     assert bench.dispatcher.is_whole(entry, "latest") is is_whole
     assert not bench.dispatcher.is_whole(entry, "nowhere")
+
+
+async def test_a_held_call_finds_the_version_that_became_ready(benches: list[Bench]) -> None:
+    """A call that waits for a limit while its version is prepared runs when its turn comes, and does not wait for the preparation again."""
+    bench, entry = await warm(benches, Settings(concurrency=1))
+    running = bench.call()
+    publish(entry, VersionState.PREPARING)
+    held = bench.call(stale="forbid")
+    become(bench, entry, VersionState.READY)
+    await settle(200)
+    await answer_all(bench, [running, held])
+    assert (running.result.executed, held.result.executed) == (1, 2)
+
+
+async def test_a_held_call_is_not_the_old_version_s_after_the_cut_over(benches: list[Bench]) -> None:
+    """A call that was to be an old answer when it came, and waited for a limit, is the new version's once that has taken over."""
+    bench, entry = await warm(benches, Settings(concurrency=1))
+    running = bench.call()
+    publish(entry, VersionState.PREPARING)
+    held = bench.call()
+    assert entry.tallies["latest"].stale == 1
+    become(bench, entry, VersionState.READY)
+    while not entry.is_cut("latest", 2):
+        await asyncio.sleep(0.005)
+    await answer_all(bench, [running, held])
+    assert (running.result.executed, held.result.executed) == (1, 2)
+    assert entry.tallies["latest"].stale == 0
+
+
+async def test_what_waits_for_the_old_version_goes_along_at_the_cut_over(benches: list[Bench]) -> None:
+    """A call that waits in the old version's lane when the new one takes over is answered by the new one: never an old answer from then on."""
+    bench, entry = await warm(benches)
+    running = bench.call()
+    publish(entry, VersionState.PREPARING)
+    bench.workers.is_stuck = True
+    waiting = bench.call()
+    await settle()
+    bench.workers.is_stuck = False
+    become(bench, entry, VersionState.READY)
+    while not entry.is_cut("latest", 2):
+        await asyncio.sleep(0.005)
+    await answer_all(bench, [running, waiting])
+    assert (running.result.executed, waiting.result.executed) == (1, 2)
