@@ -312,7 +312,10 @@ class Dispatcher:
 
     def advance(self, entry: Entry, version: Version) -> None:
         """Load a ready version beside the one that runs, so that its pointers can be cut over without a wait."""
-        if entry.is_settled(version.number) or (lane := self.lane(entry, version)) in self._cutting:
+        if entry.pointers_to(version.number) and entry.is_settled(version.number):
+            return
+        lane = self.lane(entry, version)
+        if lane in self._cutting:
             return
         if self._others(lane):
             self._cutting[lane] = None

@@ -290,4 +290,4 @@ async def test_whatever_happens(stories: list[Story], seed: int, target: Target)
     assert story.entry.running == 0
     outcomes = Counter(asked.sink.result.outcome for asked in story.asked)
     assert outcomes[Outcome.OK] > len(story.asked) / 3, outcomes
-    assert {asked.sink.result.executed for asked in story.asked} > {1, 2}
+    assert len({asked.sink.result.executed for asked in story.asked}) > 2  # noqa: PLR2004 - deploys took place

@@ -173,6 +173,19 @@ async def test_a_number_is_stood_in_for_only_where_the_request_says_so(benches: 
     assert (sink.result.requested, sink.result.executed) == (3, executed)
 
 
+async def test_a_number_that_is_stood_in_for_is_loaded_meanwhile(benches: list[Bench]) -> None:
+    """The request that is answered by another version starts the loading of the one it named, which answers the next ones."""
+    bench, entry = await warm(benches)
+    entry.put(version(entry.function.id, 2, VersionState.READY))  # named by no pointer
+    first = bench.call(qualifier="2", stale="allow")
+    await answer_all(bench, [first])
+    await settle(200)
+    second = bench.call(qualifier="2", stale="allow")
+    await answer_all(bench, [second])
+    assert (first.result.executed, second.result.executed) == (1, 2)
+    assert entry.is_cut("latest", 1)
+
+
 async def test_a_minimum_leaves_no_older_one(benches: list[Bench]) -> None:
     """Below `min_version` nothing answers: the call waits for the named version."""
     bench, entry = await warm(benches, Settings(min_version=2))
