@@ -155,7 +155,7 @@ class Dialogue:
         if not self._answer.done():
             self._box.kill()
             raise PreparationFailed("timeout", f"it took longer than {order.timeout_s:g} s{order.what}", tail)
-        return _read(self._answer.result(), tail, order.what), self._lock.decode("utf-8", "replace")
+        return read_answer(self._answer.result(), tail, order.what), self._lock.decode("utf-8", "replace")
 
     async def _wait(self, until: float) -> None:
         """Wait for the answer; what takes longer than a look goes on in the background, as long as that leaves it some processor.
@@ -226,10 +226,11 @@ def _lock_bytes(loaded: bytes) -> int:
     try:
         return int(json.loads(loaded[1:]).get("lock_bytes") or 0)
     except (ValueError, TypeError, AttributeError, RecursionError):
-        return 0  # read again as what it is: `_read` refuses it
+        return 0  # read again as what it is: `read_answer` refuses it
 
 
-def _read(answer: bytes | Ending, tail: str, what: str) -> Mapping[str, Any]:
+def read_answer(answer: bytes | Ending, tail: str, what: str) -> Mapping[str, Any]:
+    """Return what LOADED carries; raises PreparationFailed. `what` ends the sentence of a container that ran out of memory."""
     if isinstance(answer, Ending):
         raise _ended(answer, tail, what)
     try:

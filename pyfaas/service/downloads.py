@@ -22,6 +22,7 @@ from pyfaas.decisions.downloads import Kept, Target, VmFiles, trees
 from pyfaas.errors import PyfaasError
 from pyfaas.model import EventKind, Version
 from pyfaas.ports import Clock, Container, Mounted, Workers
+from pyfaas.service.dialogue import PreparationFailed, read_answer
 from sandbox.errors import SandboxError
 from sandbox.spec import MIB, Ending, Limits
 from sandbox.wire import Kind, packet
@@ -31,6 +32,7 @@ STORE = "vm"  # a VM's own files, as a launcher knows them
 _OUT = "/app/build/out"
 _HELD = "held"  # a user that is no container: what was brought is about to be used
 _TIMEOUT_S = 120.0
+_ABOUT_ROOM = frozenset({"too_large", "storage_full"})  # forgetting something else may help
 _BESIDE = 64 * MIB  # memory of a fetcher beside the bytes that it writes
 _COMPILED = 4  # a prepared tree's size, in those of its bundle, at most: a first guess of the room to make
 
@@ -83,7 +85,7 @@ class Downloads:
             await self._forget(vm, files, version.size_bytes * _COMPILED)
             kept = files.begin(name, target, trees(target, tuple(mount.slot for mount in near)), now)
             kept.size_bytes = await self._copy(vm, files, kept, tuple(mount for mount in near if mount.slot in kept.slots))
-        except (SandboxError, PyfaasError, _NotCopied) as error:
+        except (SandboxError, PyfaasError, PreparationFailed) as error:
             files.entries.pop(name, None)
             log.warning("download_failed", extra={"vm": vm, "target": target.value, "error": str(error)})
             return
@@ -98,8 +100,8 @@ class Downloads:
         """Have the trees copied; makes all the room there is when the first guess was too little. Returns the bytes."""
         try:
             return await self._fetch(vm, kept.name, near, files.free_bytes)
-        except _NotCopied as error:
-            if not error.is_about_room or not await self._forget(vm, files, files.room_bytes):
+        except PreparationFailed as error:
+            if error.reason.code not in _ABOUT_ROOM or not await self._forget(vm, files, files.room_bytes):
                 raise
         return await self._fetch(vm, kept.name, near, files.free_bytes)
 
@@ -116,7 +118,7 @@ class Downloads:
             finally:
                 box.kill()
             await self._workers.keep(vm, staged, name)
-        except (SandboxError, PyfaasError, _NotCopied):
+        except (SandboxError, PyfaasError, PreparationFailed):
             await self._drop(vm, staged)
             raise
         return int(done.get("bytes", 0))
@@ -163,14 +165,6 @@ class Downloads:
                 await self._forget(vm, files, 0)
 
 
-class _NotCopied(Exception):
-    """The fetcher could not copy; `is_about_room` when forgetting something else may help."""
-
-    def __init__(self, code: str, message: str) -> None:
-        self.is_about_room = code in ("too_large", "storage_full")
-        super().__init__(f"{code}: {message}")
-
-
 def entry_name(version: Version) -> str:
     """Name a version's entry by what it holds: code id and environment."""
     return "e" + hashlib.sha256(f"{version.code_id}\n{version.environment or ''}".encode()).hexdigest()
@@ -188,15 +182,5 @@ async def _ask(box: Container, order: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         said = await asyncio.wait_for(answer, _TIMEOUT_S)
     except TimeoutError:
-        raise _NotCopied("timeout", f"it took longer than {_TIMEOUT_S:g} s") from None
-    if isinstance(said, Ending):
-        raise _NotCopied("ended", str(said.fate))
-    try:
-        value = json.loads(said[1:])
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict) or not said or said[0] not in (Kind.LOADED, Kind.FAILED):
-        raise _NotCopied("protocol", "the container broke the protocol")
-    if said[0] == Kind.FAILED:
-        raise _NotCopied(str(value.get("code")), str(value.get("errorMessage")))
-    return value
+        raise PreparationFailed("timeout", f"it took longer than {_TIMEOUT_S:g} s") from None
+    return read_answer(said, "", " to copy its code")

@@ -160,7 +160,7 @@ class Pointers:
         move = PointerMove(
             function=entry.function.id,
             pointer=pointer,
-            seq=max((m.seq for history in entry.moves.values() for m in history), default=0) + 1,
+            seq=entry.next_seq(),
             version=version,
             at=self.clock.now(),
             weights=weights,

@@ -27,6 +27,7 @@ from pyfaas.config import Config
 from pyfaas.decisions import publish
 from pyfaas.decisions.access import require
 from pyfaas.decisions.canary import ordered
+from pyfaas.decisions.routing import LATEST
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.manifest import Bounds, code_id, parse
 from pyfaas.model import (
@@ -167,7 +168,8 @@ class Publisher:
                     state=VersionState.STORED,
                     created=now,
                 )
-                move = next_move(entry, function.id, "latest", plan.number, now)
+                seq = entry.next_seq() if entry else 1
+                move = PointerMove(function=function.id, pointer=LATEST, seq=seq, version=plan.number, at=now)
             if plan.changed or plan.is_new:
                 canary = _canary(order, entry, function.id, plan.number, now) if order and version else None
                 await self._store.publish(function, version, move, canary)
@@ -333,16 +335,6 @@ def _new_function(caller: Caller, name: str, settings: Settings, now: float) -> 
 
 def _canary(order: CanaryOrder, entry: Entry | None, function: FunctionId, number: int, now: float) -> Canary:
     return ordered(order, function, number, entry.current(order.pointer) if entry else None, now)
-
-
-def next_move(
-    entry: Entry | None, function: FunctionId, pointer: str, version: int, now: float, weights: Mapping[int, int] | None = None
-) -> PointerMove:
-    """Return the pointer's next move; its number follows the highest one of the function."""
-    moves = [m.seq for history in (entry.moves.values() if entry else ()) for m in history]
-    return PointerMove(
-        function=function, pointer=pointer, seq=max(moves, default=0) + 1, version=version, at=now, weights=weights or {}
-    )
 
 
 def _too_large(limit: str, value: int, observed: int) -> PyfaasError:

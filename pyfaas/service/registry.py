@@ -103,6 +103,10 @@ class Entry:
         history = self.moves.get(pointer)
         return history[-1].version if history else None
 
+    def next_seq(self) -> int:
+        """Return the number of the function's next pointer move."""
+        return max((move.seq for history in self.moves.values() for move in history), default=0) + 1
+
     def pointers_to(self, number: int) -> list[str]:
         """Return the pointers that name a version now."""
         return [p for p, moves in self.moves.items() if moves and number in {moves[-1].version, *moves[-1].weights}]
