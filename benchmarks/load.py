@@ -60,19 +60,24 @@ class Seen:
         return len(self.latencies_us) / self.seconds
 
 
+def begun(module: str) -> subprocess.Popen[str]:
+    """Start a module that is told what to do on its standard input, and ends with it; it answers on its standard output."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=_REPOSITORY,
+        process_group=0,  # Ctrl-C is ours
+    )
+
+
 class Loader:
     """The load's process; a context manager."""
 
     def __init__(self) -> None:
         """Start it; it ends when its standard input does."""
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=_REPOSITORY,
-            process_group=0,  # Ctrl-C is ours; the process ends with its standard input
-        )
+        self._process = process = begun("benchmarks.load")
         assert process.stdin
         assert process.stdout
         self._down, self._up = process.stdin, process.stdout

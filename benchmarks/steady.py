@@ -23,10 +23,10 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
+from benchmarks.load import begun
+
 _CONNECTIONS = 400  # at most, at once; select(2) takes 1,024 descriptors
 _PATIENCE_S = 10.0  # for answers that are outstanding at the end
 _SEED = 1  # every load of a rate is the same one
@@ -81,14 +81,7 @@ class Steady:
 
     def __init__(self, plan: Plan) -> None:
         """Start it."""
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.steady"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=_REPOSITORY,
-            process_group=0,  # Ctrl-C is ours; the process ends with its standard input
-        )
+        self._process = process = begun("benchmarks.steady")
         assert process.stdin
         assert process.stdout
         self._down, self._up = process.stdin, process.stdout
