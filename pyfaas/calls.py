@@ -20,11 +20,13 @@ class Request:
     """One invocation asked for. `timeout_ms` covers everything, waiting included; it can only shorten.
 
     `http` is the head of a request that came under /f/ (see the runtime's README); `account` is the
-    function's owner there, and the caller is None when the function is public.
+    function's owner there, and the caller is None when the function is public. `name` is a function, an account alias, or
+    `SUBSCRIPTION/OPERATION`, of the newest API version that has it unless `api_version` says which.
     """
 
     caller: Caller | None
     name: str
+    api_version: str | None = None
     id: InvocationId | None = None  # None: a new one
     qualifier: str | None = None
     body: bytes = b""

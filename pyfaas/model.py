@@ -14,7 +14,7 @@ from typing import Any, NewType
 AccountId = NewType("AccountId", str)  # 12 digits
 FunctionId = NewType("FunctionId", str)  # uuid
 InvocationId = NewType("InvocationId", str)  # uuid7 text
-TenantKey = NewType("TenantKey", str)  # an account id, or later "owner+caller"
+TenantKey = NewType("TenantKey", str)  # whom a VM is dedicated to: see service/ways.py
 
 
 class Scope(StrEnum):
@@ -95,14 +95,24 @@ class StalePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What an account may have running and begin, whoever it runs; None: what the server's options say, 0: no limit (but of `concurrency`)."""
+
+    concurrency: int | None = None  # runs at once
+    rate: float | None = None  # runs that begin in a second
+    per_day: int | None = None  # runs in a day, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """An owner of functions; the unit of isolation."""
+    """An owner of functions; the unit of isolation. `network`: its functions may reach what they list."""
 
     id: AccountId
     name: str
     network: bool = True
     created: float
     policy: StalePolicy = field(default_factory=StalePolicy)
+    quota: Quota = field(default_factory=Quota)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +339,7 @@ class Job:
     error: Mapping[str, Any] | None = None
     fence: int = 0
     replay_of: InvocationId | None = None
+    way: str = ""  # the account alias or subscription that it was called by, by id; `function` is what that led to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,19 +356,29 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """What one run, or one idle or init stretch, used; `kind` is call | init | idle | build."""
+    """What one run, or one idle, init or build stretch, used; `kind` is call | init | idle | build.
+
+    `count` 0 adds to what other rows counted: processor time that was found later, say.
+    """
 
     kind: str
     at: float
     account: AccountId  # the payer
+    caller: AccountId
     owner: AccountId
     function: FunctionId
     version: int
     invocation: InvocationId | None
     outcome: Outcome | None
+    way: str = ""  # the account alias or subscription, by id
+    operation: str = ""  # of an API
     wall_us: int = 0
     cpu_us: int = 0
-    memory_bytes: int = 0
+    memory_bytes: int = 0  # that it may use
+    peak_bytes: int = 0  # the highest that was seen
     bytes_in: int = 0
     bytes_out: int = 0
+    net_in: int = 0  # from the network, by egress
+    net_out: int = 0
+    connections: int = 0
     count: int = 1  # runs or stretches that the row stands for

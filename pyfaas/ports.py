@@ -27,6 +27,8 @@ from pyfaas.model import (
     UsageRow,
     Version,
 )
+from pyfaas.network import NetworkPlan
+from pyfaas.sharing import AccountAlias, Api, ApiId, ApiVersion, AuditLine, CallableId, Grant, Subscription
 from sandbox.spec import Ending, Layer, Limits, Usage
 
 Kept = Literal["logs", "build_logs", "events", "jobs", "usage"]  # what is kept for a while only
@@ -74,7 +76,7 @@ class Store(Protocol):
     async def load(self) -> Snapshot: ...
     async def add_account(self, account: Account, token: Token | None) -> None: ...
     async def set_account(self, account: Account) -> None:
-        """Replace an account's staleness policy."""
+        """Replace an account's staleness policy, quota and whether it may use the network."""
 
     async def remove_account(self, account: AccountId, at: float) -> None: ...
     async def add_token(self, token: Token) -> None: ...
@@ -158,6 +160,76 @@ class Locks(Protocol):
         """Forget the locks of environments that no living version has; returns how many."""
 
 
+class Sharing(Protocol):
+    """Grants, account aliases and the audit trail, durable when a method returns. Raises as Store does; `conflict` for a taken name."""
+
+    async def load(self) -> tuple[Sequence[Grant], Sequence[AccountAlias]]:
+        """Return all grants, ended ones too, and the living aliases."""
+
+    async def put_grant(self, grant: Grant) -> None:
+        """Keep a grant: new, with other terms, or ended."""
+
+    async def put_alias(self, alias: AccountAlias) -> None: ...
+    async def remove_alias(self, alias: CallableId, at: float) -> None: ...
+    async def add_audit(self, lines: Sequence[AuditLine]) -> None:
+        """Append lines (a batch, as logs are)."""
+
+    async def audit(self, account: AccountId, after: int, limit: int) -> Sequence[tuple[int, AuditLine]]:
+        """Return (cursor, line) of an account's side, in order after a cursor."""
+
+
+class Apis(Protocol):
+    """APIs, their versions and subscriptions, durable when a method returns. Raises as Store does; `conflict` for a taken name."""
+
+    async def load(self) -> tuple[Sequence[Api], Sequence[ApiVersion], Sequence[Subscription]]: ...
+    async def publish(self, api: Api, version: ApiVersion) -> None:
+        """Keep a version, and its API when that is new, in one transaction."""
+
+    async def set_version(self, version: ApiVersion) -> None:
+        """Keep a version's state and `changed`."""
+
+    async def remove_api(self, api: ApiId, at: float) -> None:
+        """Remove an API and end its subscriptions, in one transaction."""
+
+    async def put_subscription(self, subscription: Subscription) -> None:
+        """Keep a subscription, new or changed; its name is free once it ended or was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A secret as it is kept: `sealed` is nonce and ciphertext under the key `key_id`, bound to the owner's id and the secret's key."""
+
+    owner: str  # id of a function, an account alias or a subscription
+    key: str
+    key_id: str
+    sealed: bytes
+    at: float
+
+
+class Vault(Protocol):
+    """Sealed secrets, durable when a method returns. Raises as Store does."""
+
+    async def load(self) -> Sequence[Sealed]: ...
+    async def put(self, sealed: Sequence[Sealed]) -> None:
+        """Keep secrets, in one transaction, each in place of one with its owner and key."""
+
+    async def remove(self, owner: str, key: str | None = None) -> None:
+        """Remove a secret, or all of an owner's."""
+
+
+class Egress(Protocol):
+    """The way out of VMs: takes their doors, and tells what they used and what was refused."""
+
+    on_used: Callable[[str, int, int, int], None]  # VM, and since the last time: bytes in, bytes out, connections
+    on_refused: Callable[[str, str], None]  # VM, a sentence that names the entry which is missing
+
+    def open(self, vm: str, plan: NetworkPlan, doors: Sequence[int]) -> None:
+        """Let what comes through a VM's doors reach what the plan allows; the descriptors are duplicated, and kept for an egress that is started anew."""
+
+    def close(self, vm: str) -> None:
+        """Close a VM's doors and connections."""
+
+
 class Queue(Protocol):
     """Durable asynchronous invocations. Every method is one transaction."""
 
@@ -167,10 +239,12 @@ class Queue(Protocol):
     async def claim(self, limit: int, now: float, instance: str) -> Sequence[Job]:
         """Take due jobs, oldest first: queued → running with a new fence and a new attempt."""
 
-    async def finish_attempt(self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, **ended: Any) -> bool:
-        """Record an attempt's end and the job's next state (`due`, `outcome`, `result`, `result_is_bytes`, `error`, `lost`).
+    async def finish_attempt(
+        self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, usage: Sequence[UsageRow] = (), **ended: Any
+    ) -> bool:
+        """Record an attempt's end and the job's next state (`due`, `outcome`, `result`, `result_is_bytes`, `error`, `lost`), with its usage.
 
-        False when the fence is stale or the job is terminal: the first terminal write wins.
+        False when the fence is stale or the job is terminal: the first terminal write wins; the usage is kept all the same.
         """
 
     async def cancel(self, job_id: InvocationId, at: float) -> Job | None: ...
@@ -187,6 +261,9 @@ class Queue(Protocol):
 
     async def cancel_function(self, function: FunctionId, at: float) -> Sequence[InvocationId]:
         """Cancel the queued jobs of a removed function."""
+
+    async def cancel_way(self, way: CallableId, at: float) -> Sequence[InvocationId]:
+        """Cancel the queued jobs of an account alias or a subscription that ended."""
 
 
 @dataclass(slots=True)
@@ -289,8 +366,8 @@ class Workers(Protocol):
     on_lost: Callable[[], None]  # the launcher ended, and every VM with it
     on_vm_lost: Callable[[str], None]  # one VM ended, by itself or because it was closed
 
-    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
-        """Make an unassigned VM with one blank container in it."""
+    async def open_vm(self, *, network: NetworkPlan | None = None, limits: Limits | None = None) -> tuple[str, Container]:
+        """Make an unassigned VM with one blank container in it; with a plan, one that reaches what that allows, for as long as it lives."""
 
     async def weigh(self, vm: str, *, is_background: bool) -> None:
         """Let a VM run when nobody else wants the processors, or as any other."""

@@ -47,6 +47,7 @@ class Flag(IntEnum):
     BYTES = 1  # the event is bytes, not JSON
     STREAM = 2  # the caller takes a streamed answer
     HTTP = 4  # the event is an HTTP request: its head is in the meta, its body is the body
+    PARAMS = 8  # the meta has parameters to be merged into the event
 
 
 class Status(IntEnum):

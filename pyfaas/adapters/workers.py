@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from pyfaas.errors import Code, PyfaasError
+from pyfaas.network import NetworkPlan
 from pyfaas.ports import Container, Mounted
 from sandbox.errors import SandboxError
 from sandbox.host import container as host_container
@@ -124,10 +125,10 @@ class SandboxWorkers:
         self._vms.clear()
         self.on_lost()
 
-    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:
+    async def open_vm(self, *, network: NetworkPlan | None = None, limits: Limits | None = None) -> tuple[str, Container]:
         """Make a VM with one blank; raises no_capacity when no launcher comes back in time."""
         launcher = await self._live()
-        profile = Network.HOST if network else Network.NONE
+        profile = Network.HOST if network is not None else Network.NONE
         spec = VmSpec(network=profile, limits=limits or Limits(), files_bytes=self._files_bytes)
         vm = await launcher.create_vm(spec)
         self._vms[vm.id] = vm

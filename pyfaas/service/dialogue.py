@@ -17,6 +17,7 @@ from typing import Any
 
 from pyfaas.errors import PyfaasError
 from pyfaas.model import Reason, Version
+from pyfaas.network import NetworkPlan
 from pyfaas.ports import Clock, Container, Mounted, Workers
 from pyfaas.service.journal import Journal
 from sandbox.errors import SandboxError
@@ -73,7 +74,7 @@ class BuildVm:
     by the next launcher when this one ended.
     """
 
-    def __init__(self, workers: Workers, limits: Limits, *, network: bool = False) -> None:
+    def __init__(self, workers: Workers, limits: Limits, *, network: NetworkPlan | None = None) -> None:
         """Make nothing yet."""
         self._workers, self._limits, self._network = workers, limits, network
         self.id, self._staged = "", ""

@@ -30,6 +30,7 @@ from typing import Any
 
 from pyfaas.config import Config
 from pyfaas.model import AccountId, Version, VersionState
+from pyfaas.network import NetworkPlan
 from pyfaas.ports import Clock, Locks, Trees, Workers
 from pyfaas.service.dialogue import BuildVm, Dialogue, Order
 from pyfaas.service.journal import Journal
@@ -57,6 +58,7 @@ class _Work:
         self.last = step, done, total
         for told in list(self.told):
             told(step, done, total)
+_OPEN = NetworkPlan(entries=("*",), doors=())  # the host's own network
 
 
 class Environments:
@@ -153,12 +155,12 @@ class Environments:
 
     async def _lock(self, version: Version, tell: Told) -> str:
         fields = {"step": "lock", "requirements": list(version.revision.requirements)}
-        async with BuildVm(self._workers, LIMITS, network=True) as vm:
+        async with BuildVm(self._workers, LIMITS, network=_OPEN) as vm:
             await vm.give(vm.first, LIMITS, ())
             return (await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(self._order(fields, b"", tell)))[1]
 
     async def _install(self, version: Version, name: str, lock: str, tell: Told) -> str:
-        async with BuildVm(self._workers, LIMITS, network=True) as vm:
+        async with BuildVm(self._workers, LIMITS, network=_OPEN) as vm:
             await vm.give(vm.first, LIMITS, [await vm.stage()])
             order = self._order({"step": "install", "out": OUT}, lock.encode(), tell)
             await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(order)

@@ -187,6 +187,7 @@ class Finisher:
                 kind=kind,
                 at=self._clock.now(),
                 account=payer,
+                caller=payer,
                 owner=owner,
                 function=lane.version.function,
                 version=lane.version.number,

@@ -13,15 +13,16 @@ from typing import Any
 
 from pyfaas.adapters.sqlite import rows
 from pyfaas.adapters.sqlite.connection import Database
-from pyfaas.model import AccountId, Attempt, FunctionId, InvocationId, Job, JobState, Outcome
+from pyfaas.model import AccountId, Attempt, FunctionId, InvocationId, Job, JobState, Outcome, UsageRow
+from pyfaas.sharing import CallableId
 
 _ENDED = frozenset({"due", "outcome", "result", "result_is_bytes", "error", "lost"})
 _COLUMNS = """id, account, function, name, qualifier, event_is_bytes, state, due, created, deadline, finished, outcome, lost,
-    result_is_bytes, error, fence, instance, replay_of"""
+    result_is_bytes, error, fence, instance, replay_of, way"""
 _PUT = """INSERT INTO jobs (id, account, function, name, qualifier, event, event_is_bytes, state, due, created, deadline, finished,
-    outcome, lost, result, result_is_bytes, error, fence, replay_of) VALUES (:id, :account, :function, :name, :qualifier, :event,
+    outcome, lost, result, result_is_bytes, error, fence, replay_of, way) VALUES (:id, :account, :function, :name, :qualifier, :event,
     :event_is_bytes, :state, :due, :created, :deadline, :finished, :outcome, :lost, :result, :result_is_bytes, :error, :fence,
-    :replay_of)"""
+    :replay_of, :way)"""
 _PUT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _CLOSE_ATTEMPTS = "UPDATE attempts SET finished = ?, outcome = ? WHERE job = ? AND finished IS NULL"
 
@@ -48,7 +49,7 @@ class SqliteQueue:
         return await self._database.write(lambda connection: _claim(connection, limit, now, instance))
 
     async def finish_attempt(
-        self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, **ended: Any
+        self, job_id: InvocationId, fence: int, attempt: Attempt, state: JobState, usage: Sequence[UsageRow] = (), **ended: Any
     ) -> bool:
         """Record an attempt's end and the job's next state (`due`, `outcome`, `result`, `result_is_bytes`, `error`, `lost`).
 
@@ -109,15 +110,17 @@ class SqliteQueue:
 
     async def cancel_function(self, function: FunctionId, at: float) -> Sequence[InvocationId]:
         """Cancel the queued jobs of a removed function, and return their ids."""
+        return await self._database.write(lambda c: _cancel_queued(c, "function", function, at))
 
-        def work(connection: sqlite3.Connection) -> list[InvocationId]:
-            found = connection.execute(
-                "SELECT id FROM jobs WHERE state = 'queued' AND function = ? ORDER BY id", (function,)
-            )
-            ids = [InvocationId(row["id"]) for row in found.fetchall()]
-            return [job_id for job_id in ids if _cancel(connection, job_id, at)]
+    async def cancel_way(self, way: CallableId, at: float) -> Sequence[InvocationId]:
+        """Cancel the queued jobs of an account alias or a subscription that ended, and return their ids."""
+        return await self._database.write(lambda c: _cancel_queued(c, "way", way, at))
 
-        return await self._database.write(work)
+
+def _cancel_queued(connection: sqlite3.Connection, column: str, value: str, at: float) -> list[InvocationId]:
+    sql = f"SELECT id FROM jobs WHERE state = 'queued' AND {column} = ? AND {column} <> '' ORDER BY id"  # noqa: S608 - our own words
+    ids = [InvocationId(row["id"]) for row in connection.execute(sql, (value,)).fetchall()]
+    return [job_id for job_id in ids if _cancel(connection, job_id, at)]
 
 
 def _claim(connection: sqlite3.Connection, limit: int, now: float, instance: str) -> Sequence[Job]:

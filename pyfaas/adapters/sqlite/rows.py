@@ -24,6 +24,7 @@ from pyfaas.model import (
     LogLine,
     Outcome,
     PointerMove,
+    Quota,
     Reason,
     Revision,
     Scope,
@@ -48,7 +49,12 @@ def _mapping(text: str | None) -> Mapping[str, Any] | None:
 def account(row: sqlite3.Row) -> Account:
     """Read an account."""
     return Account(
-        id=AccountId(row["id"]), name=row["name"], network=bool(row["network"]), created=row["created"], policy=_policy(row["policy"])
+        id=AccountId(row["id"]),
+        name=row["name"],
+        network=bool(row["network"]),
+        created=row["created"],
+        policy=_policy(row["policy"]),
+        quota=msgspec.json.decode(row["quota"], type=Quota),
     )
 
 
@@ -219,6 +225,7 @@ def job(row: sqlite3.Row, attempts: Sequence[Attempt]) -> Job:
         error=_mapping(row["error"]),
         fence=row["fence"],
         replay_of=InvocationId(row["replay_of"]) if row["replay_of"] else None,
+        way=row["way"],
     )
 
 
@@ -244,6 +251,7 @@ def job_values(job: Job) -> dict[str, Any]:
         "error": to_json(job.error),
         "fence": job.fence,
         "replay_of": job.replay_of,
+        "way": job.way,
     }
 
 

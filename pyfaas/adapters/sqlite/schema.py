@@ -23,7 +23,7 @@ from pyfaas.errors import Code, PyfaasError
 
 _RESTORE = "restore a backup into an empty directory: pyfaas restore FILE --data-dir DIR"
 _WHOLE_BYTES = 128 << 20  # about a second's reading
-_UNCHECKED = frozenset({"logs", "build_logs", "usage", "jobs", "attempts", "events"})  # what is large; a backup looks at it all
+_UNCHECKED = frozenset({"logs", "build_logs", "usage", "jobs", "attempts", "events", "audit"})  # what is large; a backup looks at it all
 _INCREMENTAL = 2  # of PRAGMA auto_vacuum
 _ENTITIES = (
     """CREATE TABLE accounts (
@@ -129,11 +129,63 @@ _ROLLOUTS = (
 )
 # A lock's text is shared by the versions that resolved to it; the environment's name is its hash (with interpreter and platform).
 _LOCKS = ("CREATE TABLE locks (environment TEXT PRIMARY KEY, lock TEXT NOT NULL) STRICT",)
+# `terms`, `binding`, `definition` and `data` are values of `pyfaas.sharing` as JSON. What ended or was removed stays as a tombstone: ids are
+# what carries a right. A secret's ciphertext is bound to its owner's id and its key.
+_SHARING = (
+    """CREATE TABLE grants (
+        id TEXT PRIMARY KEY, owner TEXT NOT NULL REFERENCES accounts (id), target TEXT NOT NULL, name TEXT NOT NULL, caller TEXT,
+        terms TEXT NOT NULL, created REAL NOT NULL, ended REAL
+    ) STRICT""",
+    "CREATE UNIQUE INDEX grants_living ON grants (target, ifnull(caller, '')) WHERE ended IS NULL",
+    """CREATE TABLE account_aliases (
+        id TEXT PRIMARY KEY, account TEXT NOT NULL REFERENCES accounts (id), name TEXT NOT NULL, binding TEXT NOT NULL,
+        created REAL NOT NULL, removed REAL
+    ) STRICT""",
+    "CREATE TABLE apis (id TEXT PRIMARY KEY, owner TEXT NOT NULL REFERENCES accounts (id), name TEXT NOT NULL, created REAL NOT NULL, removed REAL) STRICT",
+    "CREATE UNIQUE INDEX apis_name ON apis (owner, name) WHERE removed IS NULL",
+    """CREATE TABLE api_versions (
+        api TEXT NOT NULL REFERENCES apis (id), version TEXT NOT NULL, digest TEXT NOT NULL, definition TEXT NOT NULL, state TEXT NOT NULL,
+        created REAL NOT NULL, changed REAL NOT NULL, PRIMARY KEY (api, version)
+    ) STRICT""",
+    """CREATE TABLE subscriptions (
+        id TEXT PRIMARY KEY, account TEXT NOT NULL REFERENCES accounts (id), name TEXT NOT NULL, api TEXT NOT NULL REFERENCES apis (id),
+        state TEXT NOT NULL, data TEXT NOT NULL, created REAL NOT NULL, ended REAL
+    ) STRICT""",
+    "CREATE UNIQUE INDEX subscriptions_living ON subscriptions (account, api) WHERE state IN ('pending', 'active')",
+    """CREATE TABLE secrets (
+        owner TEXT NOT NULL, key TEXT NOT NULL, key_id TEXT NOT NULL, sealed BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (owner, key)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX secrets_key_id ON secrets (key_id)",
+    """CREATE TABLE audit (
+        cursor INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, other TEXT, name TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT""",
+    "CREATE INDEX audit_account ON audit (account)",
+    "ALTER TABLE accounts ADD COLUMN quota TEXT NOT NULL DEFAULT '{}'",
+    "ALTER TABLE jobs ADD COLUMN way TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX jobs_queued_way ON jobs (way) WHERE state = 'queued' AND way <> ''",
+)
+# Who called, by which name of theirs and which operation, what a run's highest memory was, and what it moved over the network.
+_USAGE = (
+    "ALTER TABLE usage RENAME TO usage_before",
+    """CREATE TABLE usage (
+        kind TEXT NOT NULL, minute INTEGER NOT NULL, account TEXT NOT NULL, caller TEXT NOT NULL, owner TEXT NOT NULL, function TEXT NOT NULL,
+        way TEXT NOT NULL, operation TEXT NOT NULL, version INTEGER NOT NULL, outcome TEXT NOT NULL, rows INTEGER NOT NULL,
+        wall_us INTEGER NOT NULL, cpu_us INTEGER NOT NULL, gib_ms REAL NOT NULL, peak_bytes INTEGER NOT NULL, bytes_in INTEGER NOT NULL,
+        bytes_out INTEGER NOT NULL, net_in INTEGER NOT NULL, net_out INTEGER NOT NULL, connections INTEGER NOT NULL,
+        PRIMARY KEY (account, minute, kind, caller, owner, function, way, operation, version, outcome)
+    ) STRICT, WITHOUT ROWID""",
+    """INSERT INTO usage SELECT kind, minute, account, account, owner, function, '', '', version, outcome, rows, wall_us, cpu_us, gib_ms, 0,
+        bytes_in, bytes_out, 0, 0, 0 FROM usage_before""",
+    "DROP TABLE usage_before",
+)
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),
     ("build logs apart, sizes of logs", _LOG_SIZES),
     ("policies, canaries, events", _ROLLOUTS),
     ("locks of requirements", _LOCKS),
+    ("lending, secrets, the audit trail", _SHARING),
+    ("usage of lent runs", _USAGE),
 )
 
 

@@ -67,8 +67,8 @@ class SqliteStore:
         def work(connection: sqlite3.Connection) -> None:
             with _unique(f"an account named {account.name!r} exists"):
                 connection.execute(
-                    "INSERT INTO accounts (id, name, network, created, policy) VALUES (?, ?, ?, ?, ?)",
-                    (account.id, account.name, account.network, account.created, rows.to_json(account.policy)),
+                    "INSERT INTO accounts (id, name, network, created, policy, quota) VALUES (?, ?, ?, ?, ?, ?)",
+                    (account.id, account.name, account.network, account.created, *_of_account(account)),
                 )
             if token is not None:
                 _add_token(connection, token)
@@ -76,11 +76,12 @@ class SqliteStore:
         await self._database.write(work)
 
     async def set_account(self, account: Account) -> None:
-        """Replace an account's staleness policy. Raises not_found for one that is removed."""
+        """Replace an account's policy, quota and network. Raises not_found for one that is removed."""
 
         def work(connection: sqlite3.Connection) -> None:
-            values = rows.to_json(account.policy), account.id
-            if not connection.execute("UPDATE accounts SET policy = ? WHERE id = ? AND removed IS NULL", values).rowcount:
+            values = *_of_account(account), account.network, account.id
+            sql = "UPDATE accounts SET policy = ?, quota = ?, network = ? WHERE id = ? AND removed IS NULL"
+            if not connection.execute(sql, values).rowcount:
                 raise not_found("account", account.name)
 
         await self._database.write(work)
@@ -296,9 +297,11 @@ _EVENTS = """SELECT * FROM events WHERE function = :function AND cursor > :after
     ORDER BY cursor LIMIT :limit"""
 _LAST_EVENT = "SELECT coalesce(max(cursor), 0) FROM events"
 _ADD_USAGE = """
-    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, wall_us = wall_us + excluded.wall_us, cpu_us = cpu_us + excluded.cpu_us,
-        gib_ms = gib_ms + excluded.gib_ms, bytes_in = bytes_in + excluded.bytes_in, bytes_out = bytes_out + excluded.bytes_out
+        gib_ms = gib_ms + excluded.gib_ms, peak_bytes = max(peak_bytes, excluded.peak_bytes), bytes_in = bytes_in + excluded.bytes_in,
+        bytes_out = bytes_out + excluded.bytes_out, net_in = net_in + excluded.net_in, net_out = net_out + excluded.net_out,
+        connections = connections + excluded.connections
 """
 _USAGE = """
     SELECT kind, account, owner, function, minute / 1440 AS day, outcome, sum(rows) AS rows, sum(wall_us) AS wall_us,
@@ -322,13 +325,13 @@ _TRIM: Mapping[str, str] = {
 }
 _PAST = "SELECT account FROM usage WHERE minute < ? LIMIT 1"  # may read everything: by the lane that keeps nobody waiting
 _DROP_PAST = "DELETE FROM usage WHERE account = ? AND minute < ?"
-_KEY = "account, kind, owner, function, version, outcome"
+_KEY = "account, kind, caller, owner, function, way, operation, version, outcome"
 _UNFOLDED = """SELECT account, min(minute) AS minute FROM usage WHERE minute % 60 <> 0 AND minute < ?
     GROUP BY account ORDER BY minute LIMIT 1"""
 _MINUTES = "account = ? AND minute >= ? AND minute < ? AND minute % 60 <> 0"
 _HOURS = f"""
-    SELECT kind, minute / 60 * 60 AS hour, account, owner, function, version, outcome, sum(rows), sum(wall_us), sum(cpu_us),
-        sum(gib_ms), sum(bytes_in), sum(bytes_out)
+    SELECT kind, minute / 60 * 60 AS hour, account, caller, owner, function, way, operation, version, outcome, sum(rows), sum(wall_us),
+        sum(cpu_us), sum(gib_ms), max(peak_bytes), sum(bytes_in), sum(bytes_out), sum(net_in), sum(net_out), sum(connections)
     FROM usage WHERE {_MINUTES} GROUP BY hour, {_KEY}
 """  # noqa: S608 - fixed words only
 _DROP_MINUTES = f"DELETE FROM usage WHERE {_MINUTES}"  # noqa: S608 - likewise
@@ -469,10 +472,15 @@ def _storable(line: str) -> str:
     return line.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8, and a guest may print one
 
 
+def _of_account(account: Account) -> tuple[str | None, str | None]:
+    return rows.to_json(account.policy), rows.to_json(account.quota)
+
+
 def _usage_values(row: UsageRow) -> tuple[Any, ...]:
     gib_ms = row.memory_bytes / GIB * (row.wall_us / 1000)
-    key = row.kind, int(row.at // 60), row.account, row.owner, row.function, row.version, row.outcome or ""
-    return *key, row.count, row.wall_us, row.cpu_us, gib_ms, row.bytes_in, row.bytes_out
+    key = row.kind, int(row.at // 60), row.account, row.caller, row.owner, row.function, row.way, row.operation, row.version, row.outcome or ""
+    network = row.net_in, row.net_out, row.connections
+    return *key, row.count, row.wall_us, row.cpu_us, gib_ms, row.peak_bytes, row.bytes_in, row.bytes_out, *network
 
 
 def _usage(
