@@ -19,6 +19,7 @@ _PUBLIC = {
     "Error": "pyfaas.client.errors",
     "FunctionCall": "pyfaas.client.function",
     "FunctionError": "pyfaas.client.errors",
+    "Gone": "pyfaas.client.errors",
     "InvalidRequest": "pyfaas.client.errors",
     "NotAllowed": "pyfaas.client.errors",
     "NotFound": "pyfaas.client.errors",

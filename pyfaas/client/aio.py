@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 from urllib.parse import quote
 
 from pyfaas.client import tagged
+from pyfaas.client.asking import PAGE, PAUSE_S
 from pyfaas.client.batch import AT_ONCE, ordered
 from pyfaas.client.calls import (
     NDJSON,
@@ -25,8 +26,9 @@ from pyfaas.client.calls import (
     waited,
     whole_seconds,
 )
-from pyfaas.client.errors import NotFound, ServerError, Unreachable
+from pyfaas.client.errors import NotFound, ServerError
 from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
+from pyfaas.client.lending import Lending
 from pyfaas.client.packing import Package, pack
 from pyfaas.client.profile import locate
 from pyfaas.client.releasing import Policy, Release, has_begun, policy_document, release_query
@@ -37,15 +39,12 @@ from pyfaas.model import JobState
 if TYPE_CHECKING:
     from pyfaas.client.app import App
 
-_PAGE = 1000
 _CUT_OVER_WAITS = 2
-_PASSING = ("unreachable", Code.NOT_READY.value)  # what a server that is being replaced looks like
 _SETTLED = ("ready", "stored")  # when the server does not hold it back: cut over, or prepared by its first call
 _MOVE_S = 60.0  # that a release alias may take after its version is ready
-_PATIENCE_S, _PAUSE_S = 15.0, 0.2
 
 
-class AsyncClient:
+class AsyncClient(Lending):
     """Talks to one server as one account. Every method raises `pyfaas.Error`; waiting too long is TimeoutError.
 
     Belongs to the event loop that first uses it; a call after `close` raises RuntimeError.
@@ -184,7 +183,7 @@ class AsyncClient:
         try:
             page = await self._get(f"{function_path(name)}/events", after=cursor, wait=1, version=version)
         except (NotFound, ServerError):  # events only make it quicker
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
             return cursor
         return int(page["next"])
 
@@ -428,7 +427,7 @@ class AsyncClient:
     async def last_event(self, name: str) -> int:
         """Return the cursor of the last event of a function that is kept; 0 when there is none."""
         cursor = 0
-        while page := (await self._get(f"{function_path(name)}/events", after=cursor, limit=_PAGE))["items"]:
+        while page := (await self._get(f"{function_path(name)}/events", after=cursor, limit=PAGE))["items"]:
             cursor = int(page[-1]["cursor"])
         return cursor
 
@@ -503,45 +502,3 @@ class AsyncClient:
         if not is_backup_end(last):
             message = "the backup broke off: its end is missing"
             raise ServerError(message, problem={"code": Code.INTERNAL.value, "fault": "platform", "detail": message})
-
-    # ---- inside
-
-    async def _json(self, call: Call) -> dict[str, Any]:
-        async with self._transport.exchange(call) as reply:
-            parsed: dict[str, Any] = json.loads(await reply.read())
-            return parsed
-
-    async def _get(self, path: str, **query: Any) -> dict[str, Any]:
-        return await self._json(json_call("GET", path, query=query))
-
-    async def _held(self, path: str, wait: int, *, is_known: bool = False, **query: Any) -> dict[str, Any]:
-        """Get what the server holds back for `wait` seconds; one that is replaced meanwhile is asked again.
-
-        `is_known` tells that it was there a moment ago.
-        """
-        clock = asyncio.get_running_loop().time
-        began, until = clock(), None
-        while True:
-            try:
-                return await self._get(path, wait=wait, **query)
-            except ServerError as error:
-                if not is_known and until is None and isinstance(error, Unreachable) and clock() - began < _PAUSE_S:
-                    raise  # nobody was there to begin with
-                if error.code not in _PASSING or (until is not None and clock() >= until):
-                    raise
-                until = until or clock() + _PATIENCE_S
-            await asyncio.sleep(_PAUSE_S)
-
-    async def _done(self, call: Call) -> None:
-        async with self._transport.exchange(call) as reply:
-            await reply.read()
-
-    async def _pages(self, path: str, **query: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        after: str | None = None
-        while True:
-            page = await self._get(path, limit=_PAGE, after=after, **query)
-            found += page["items"]
-            after = page.get("next")
-            if not after:
-                return found

@@ -22,7 +22,7 @@ POLL_S = 30  # an answer that is held back for longer might be cut off by what i
 def invocation(
     name: str, event: Any = None, *, qualifier: str | int | None = None, headers: Mapping[str, str] | None = None
 ) -> Call:
-    """Return the call that runs a function."""
+    """Return the call that runs a function, an account alias, or `SUBSCRIPTION/OPERATION`."""
     sent = dict(headers or {})
     if isinstance(event, bytes | bytearray | memoryview):
         body = bytes(event)
@@ -31,7 +31,7 @@ def invocation(
         body = tagged.dumps({} if event is None else event)
         sent.setdefault("Content-Type", "application/json")
     query = {"qualifier": str(qualifier)} if qualifier is not None else {}
-    return Call(method="POST", path=f"{function_path(name)}/invoke", query=query, headers=sent, body=body)
+    return Call(method="POST", path=f"{called_path(name)}/invoke", query=query, headers=sent, body=body)
 
 
 def call_headers(
@@ -83,6 +83,17 @@ def function_path(name: str) -> str:
     """Return the path of a function; raises InvalidRequest for what is no name."""
     try:
         return f"/v1/functions/{check_name(name)}"
+    except PyfaasError as error:
+        raise from_refusal(error) from None
+
+
+def called_path(name: str) -> str:
+    """Return the path of what can be called: a name, or `SUBSCRIPTION/OPERATION`; raises InvalidRequest for neither."""
+    subscription, slash, operation = name.partition("/")
+    if not slash:
+        return function_path(name)
+    try:
+        return f"{function_path(subscription)}/{check_name(operation, 'operation')}"
     except PyfaasError as error:
         raise from_refusal(error) from None
 

@@ -17,7 +17,7 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Outcome
 
 _NOT_A_FAILED_RUN = frozenset({"", Outcome.OK.value, Outcome.REJECTED.value})
-_UNAUTHORIZED, _FORBIDDEN, _GONE = 401, 403, 410
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
 _CLIENT_ERRORS, _SERVER_ERRORS = 400, 500
 
 
@@ -90,7 +90,11 @@ class NotAllowed(Error):
 
 
 class NotFound(Error):
-    """There is nothing of that name that belongs to the caller (404), or there is no more (410)."""
+    """There is nothing of that name that belongs to the caller (404)."""
+
+
+class Gone(NotFound):
+    """What the caller was lent, or subscribed to, was taken back or retired (410)."""
 
 
 class InvalidRequest(Error):
@@ -113,7 +117,7 @@ class Unreachable(ServerError):
     """No server answered."""
 
 
-for _public in (Error, FunctionError, NotAllowed, NotFound, InvalidRequest, Throttled, ServerError):
+for _public in (Error, FunctionError, NotAllowed, NotFound, Gone, InvalidRequest, Throttled, ServerError):
     _public.__module__ = "pyfaas"  # the name that a traceback shows is the one to catch
 
 
@@ -178,7 +182,9 @@ def invalid(message: str, hint: str = "") -> InvalidRequest:
 def _kind(status: int) -> type[Error]:
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         return NotAllowed
-    if status in (STATUS[Code.NOT_FOUND], _GONE):
+    if status == STATUS[Code.GONE]:
+        return Gone
+    if status == STATUS[Code.NOT_FOUND]:
         return NotFound
     if status == STATUS[Code.THROTTLED]:
         return Throttled

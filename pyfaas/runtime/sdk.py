@@ -72,7 +72,7 @@ class Error(Exception):
     """Root of what the SDK raises, so that an `except` clause finds it."""
 
 
-_ERRORS = ("FunctionError", "InvalidRequest", "NotAllowed", "NotFound", "ServerError", "Throttled")
+_ERRORS = ("FunctionError", "Gone", "InvalidRequest", "NotAllowed", "NotFound", "ServerError", "Throttled")
 
 
 def carried(function: Any) -> Any:

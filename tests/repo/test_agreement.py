@@ -24,7 +24,7 @@ from tests.repo.source import ROOT, imports, modules, tracked, tree
 
 PUBLIC = {
     "pyfaas": [
-        *("App", "AsyncClient", "Client", "Context", "Error", "FunctionCall", "FunctionError", "InvalidRequest", "NotAllowed"),
+        *("App", "AsyncClient", "Client", "Context", "Error", "FunctionCall", "FunctionError", "Gone", "InvalidRequest", "NotAllowed"),
         *("NotFound", "ServerError", "Throttled", "__version__"),
     ],
     "sandbox": [
