@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,7 +13,75 @@ class Network(StrEnum):
     """What a VM's network namespace reaches; chosen when the VM is made."""
 
     NONE = "none"  # an empty namespace of the VM's own, loopback down
+    DOORS = "doors"  # one of its own whose only ways out are listeners that its host holds: see `Doors`
     HOST = "host"  # the host's own: for dependency builds only, which run no tenant code
+
+
+MAX_LISTENERS = MAX_ROUTES = 64  # a command to the launcher is one packet, and 253 descriptors fit a message (unix(7))
+RESOLVER = "127.0.0.53"  # where /etc/resolv.conf of a VM with doors looks for names
+DNS_PORT = 53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """The ways out of a VM: what is listened on inside, by sockets that only the host holds, and which addresses lead there.
+
+    `listen` are TCP listeners, IPv4 address and port; they come out in this order, and after them the two sockets of the resolver
+    (`RESOLVER`, port 53): UDP, TCP. `routes` are the IPv4 ranges, in CIDR notation, that are local inside: an address in one has whoever
+    listens there, and is refused at once where nobody does; every other address is unreachable. Raises ValueError for
+    what is no address, port or range, too many of them, one twice, or port 53 of every address, which is the resolver's.
+    """
+
+    listen: tuple[tuple[str, int], ...] = ()
+    routes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what the kernel could not make."""
+        if len(self.listen) > MAX_LISTENERS or len(self.routes) > MAX_ROUTES:
+            raise ValueError(f"a VM has at most {MAX_LISTENERS} listeners and {MAX_ROUTES} routes")
+        if len(set(self.listen)) < len(self.listen) or len(set(self.routes)) < len(self.routes):
+            raise ValueError("a listener or a route is there twice")
+        for address, port in self.listen:
+            _ipv4(address)
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is no port")
+            if port == DNS_PORT and address in {"0.0.0.0", RESOLVER}:  # noqa: S104 - inside of a VM
+                raise ValueError(f"port {port} of {address} is the resolver's")
+        everywhere = {port for address, port in self.listen if address == "0.0.0.0"}  # noqa: S104 - inside of a VM
+        for address, port in self.listen:
+            if port in everywhere and address != "0.0.0.0":  # noqa: S104 - inside of a VM
+                raise ValueError(f"port {port} is listened on at every address, and at {address} again")
+        for route in self.routes:
+            address, _, length = route.partition("/")
+            bits = int(length) if length.isdecimal() and len(length) < 3 else 33
+            if bits > 32 or _ipv4(address) & ((1 << 32 - bits) - 1):
+                raise ValueError(f"{route} is no IPv4 range")
+
+    @property
+    def count(self) -> int:
+        """How many descriptors come out."""
+        return len(self.listen) + 2
+
+    def words(self) -> list[str]:
+        """Return the value as words of a command to the launcher."""
+        return [*(f"{address}:{port}" for address, port in self.listen), *self.routes]
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> Doors:
+        """Read what `words` made; raises ValueError."""
+        listen = [word.partition(":") for word in words if "/" not in word]
+        return cls(
+            listen=tuple((address, int(port) if port.isdecimal() else 0) for address, _, port in listen),
+            routes=tuple(word for word in words if "/" in word),
+        )
+
+
+def _ipv4(text: str) -> int:
+    """Return an IPv4 address as a number; raises ValueError for any other spelling than four plain decimals."""
+    parts = text.split(".")
+    if len(parts) != 4 or not all(part.isdecimal() and str(int(part)) == part and int(part) < 256 for part in parts):
+        raise ValueError(f"{text} is no IPv4 address")
+    return int.from_bytes(map(int, parts), "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +103,19 @@ class Limits:
 class VmSpec:
     """A VM to be made: its network profile and the limits its blanks are born with.
 
-    `files_bytes` bounds what it keeps in files of its own (`sandbox.launcher.files`); with 0 it has none.
+    `files_bytes` bounds what it keeps in files of its own (`sandbox.launcher.files`); with 0 it has none. Raises ValueError when
+    there are doors without that profile, or the other way round.
     """
 
     network: Network = Network.NONE
+    doors: Doors | None = None
     limits: Limits = field(default_factory=Limits)
     files_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse half of a way out."""
+        if (self.network is Network.DOORS) != (self.doors is not None):
+            raise ValueError(f"network={self.network} with doors={self.doors}")
 
 
 class Fate(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sandbox.host.container import Container
@@ -12,11 +13,15 @@ if TYPE_CHECKING:
 
 
 class Vm:
-    """A confined process tree; `first` is the blank that it was made with."""
+    """A confined process tree; `first` is the blank that it was made with.
 
-    def __init__(self, launcher: Launcher, key: str, spec: VmSpec, first: Container) -> None:
+    `doors` are the descriptors of its ways out, in the order of `Doors`: who asked for the VM owns them, and closes them when
+    it is gone, since they keep its network in the kernel.
+    """
+
+    def __init__(self, launcher: Launcher, key: str, spec: VmSpec, first: Container, doors: Sequence[int] = ()) -> None:
         """Hold what the launcher made."""
-        self.id, self.spec, self.first = key, spec, first
+        self.id, self.spec, self.first, self.doors = key, spec, first, list(doors)
         self._launcher = launcher
 
     def __repr__(self) -> str:
