@@ -186,7 +186,7 @@ class Apis(Protocol):
         """Keep a version, and its API when that is new, in one transaction."""
 
     async def set_version(self, version: ApiVersion) -> None:
-        """Keep a version's state and `changed`."""
+        """Keep a version's state, `sunset` and `changed`."""
 
     async def remove_api(self, api: ApiId, at: float) -> None:
         """Remove an API and end its subscriptions, in one transaction."""
@@ -213,8 +213,33 @@ class Vault(Protocol):
     async def put(self, sealed: Sequence[Sealed]) -> None:
         """Keep secrets, in one transaction, each in place of one with its owner and key."""
 
+    async def replace(self, owner: str, sealed: Sequence[Sealed]) -> None:
+        """Keep these in place of all that an owner has, in one transaction."""
+
     async def remove(self, owner: str, key: str | None = None) -> None:
         """Remove a secret, or all of an owner's."""
+
+
+class Keyring(Protocol):
+    """The keys that secrets are sealed with; one of them is current. Every change is on the disk when a method returns."""
+
+    current: str | None  # the id of the key that seals; None where none can be had
+    is_fixed: bool  # the operator keeps the keys: none is made or removed here
+
+    def seal(self, owner: str, key: str, value: str, at: float) -> Sealed:
+        """Seal a value under the current key, bound to its owner, its key and the key's id. Raises not_ready without a key."""
+
+    def open(self, sealed: Sealed) -> str:
+        """Return the value. Raises internal, with no part of it, when its key is gone or it was sealed for somebody else."""
+
+    def ids(self) -> Sequence[str]:
+        """Return the ids of all keys, the current one first."""
+
+    def renew(self) -> str:
+        """Make a new current key and return its id; those before stay. Raises conflict where the keys are fixed, storage_full or internal."""
+
+    def retire(self, used: Collection[str]) -> Sequence[str]:
+        """Remove the keys that are neither current nor used; returns their ids. Raises storage_full or internal."""
 
 
 class Egress(Protocol):
@@ -402,6 +427,7 @@ __all__ = [
     "Clock",
     "Container",
     "Contents",
+    "Keyring",
     "Locks",
     "Mounted",
     "Outcome",

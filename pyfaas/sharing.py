@@ -107,6 +107,7 @@ class Operation:
     function_name: str
     qualifier: str | None = None
     input: Mapping[str, Any] | None = None  # JSON Schema of the event
+    output: Mapping[str, Any] | None = None  # likewise of the result: told, not checked
     timeout_ms: int | None = None
     description: str = ""
 
@@ -139,7 +140,7 @@ class Api:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiVersion:
-    """An immutable definition; only `state` and `changed` change. `digest` is the definition's hash."""
+    """An immutable definition; only `state`, `sunset` and `changed` change. `digest` is the definition's hash."""
 
     api: ApiId
     version: str
@@ -152,6 +153,7 @@ class ApiVersion:
     terms: Terms = field(default_factory=Terms)
     operations: tuple[Operation, ...] = ()
     state: ApiState = ApiState.PUBLISHED
+    sunset: float | None = None  # when a deprecated one is meant to be retired, as its owner told
     created: float
     changed: float
 
