@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import ipaddress
 import itertools
 import json
 import re
@@ -21,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyfaas import network
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Retries, Revision, Settings, Shape, StalePolicy
 from pyfaas.names import check_name, parse_duration, parse_size
@@ -36,13 +36,10 @@ MIN_MEMORY = 64 * MIB
 ENV_BYTES = 4096
 POLICY_KEYS = ("stale", "max_stale_time", "max_stale_requests", "stale_percent", "min_version", "max_wait")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NETWORK = re.compile(r"(?P<host>[A-Za-z0-9.*:_/\[\]-]{1,253}):(?P<port>[0-9]{1,5})")
 _REQUIREMENT = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[A-Za-z0-9._,\s-]*\])?\s*"
     r"(?:@\s*(?P<url>\S+)|\(?[<>=!~][^;@]*\)?)?\s*(?:;.*)?"
 )
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +131,6 @@ def requires_python(text: str, place: str) -> str | None:
     project = table if is_script else table.get("project", {})
     value = project.get("requires-python") if isinstance(project, dict) else None
     return None if value is None else _text(value, "requires-python", Bounds())
-
-
-def refuse_network(entries: tuple[str, ...]) -> None:
-    """Refuse every network entry: this server has no way out of a VM yet."""
-    if entries:
-        raise PyfaasError(
-            Code.INVALID_REQUEST,
-            "network is not available on this server yet",
-            hint="leave the key out",
-            evidence={"network": list(entries)},
-        )
 
 
 def _wrong(key: str, value: object, expected: str, hint: str = "") -> PyfaasError:
@@ -299,38 +285,7 @@ def _requirement_url(text: str, key: str, expected: str) -> str | None:
 
 
 def _network(value: Any, key: str, bounds: Bounds) -> tuple[str, ...]:
-    entries = _texts(value, key, bounds)
-    for i, entry in enumerate(entries):
-        check_network_entry(entry, f"{key}[{i}]")
-    refuse_network(entries)
-    return tuple(sorted(set(entries)))
-
-
-def check_network_entry(entry: str, key: str) -> str:
-    """Return `entry` when it is HOST:PORT, *.DOMAIN:PORT or ADDRESS/BITS:PORT; raises invalid_request naming `key`."""
-    match = _NETWORK.fullmatch(entry)
-    if match is None or not 0 < int(match["port"]) <= MAX_PORT or not _is_destination(match["host"]):
-        raise _wrong(key, entry, "host:port, *.domain:port or address/bits:port")
-    return entry
-
-
-def _is_destination(host: str) -> bool:
-    if "/" in host or host.startswith("["):
-        return _is_range(host)
-    labels = host.removeprefix("*.").split(".")
-    if all(label.isdigit() for label in labels):
-        return _is_range(host)
-    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)  # noqa: PLR2004 - RFC 1035
-
-
-def _is_range(text: str) -> bool:
-    is_bracketed = text.startswith("[") and text.endswith("]")
-    inner = text[1:-1] if is_bracketed else text
-    try:
-        network = ipaddress.ip_network(inner, strict=True)
-    except ValueError:
-        return False
-    return (network.version == 6) == is_bracketed  # noqa: PLR2004 - a bare colon would be read as the port's
+    return network.canonical(_texts(value, key, bounds), key)
 
 
 def _env(value: Any, key: str, bounds: Bounds) -> tuple[tuple[str, str], ...]:

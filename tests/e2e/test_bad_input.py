@@ -81,7 +81,7 @@ def test_parameters_that_do_not_fit(house: House, event: Any) -> None:
         ({"shape": "square"}, "invalid_request", "shape"),
         ({"concurrency": 0}, "invalid_request", "concurrency"),
         ({"requirements": ["--index-url=http://x"]}, "invalid_request", "requirements"),
-        ({"network": ["example.com:443"]}, "invalid_request", "network"),
+        ({"network": ["https://example.com"]}, "invalid_request", "network[0]"),
     ],
     ids=str,
 )
