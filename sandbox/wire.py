@@ -48,6 +48,7 @@ class Flag(IntEnum):
     STREAM = 2  # the caller takes a streamed answer
     HTTP = 4  # the event is an HTTP request: its head is in the meta, its body is the body
     PARAMS = 8  # the meta has parameters to be merged into the event
+    META = 16  # the meta does not fit the first packet: the body begins with it, behind 4 length bytes
 
 
 class Status(IntEnum):
@@ -100,12 +101,14 @@ class Answer:
 
 
 def call_packets(flags: int, call_id: bytes, deadline: float, meta: bytes, body: bytes) -> list[bytes]:
-    """Lay out a call; raises LocalWireError when the id or the meta does not fit.
+    """Lay out a call; raises LocalWireError for an id of another length. A large meta travels as the body's beginning.
 
     `deadline` is in seconds since the epoch; a negative one is that many seconds from when the call begins.
     """
-    if len(call_id) != ID_BYTES or len(meta) > MAX_PACKET - _CALL.size:
-        raise LocalWireError(f"a call's id has {ID_BYTES} bytes and its meta must fit one packet")
+    if len(call_id) != ID_BYTES:
+        raise LocalWireError(f"a call's id has {ID_BYTES} bytes")
+    if len(meta) > MAX_PACKET - _CALL.size:
+        flags, body, meta = flags | Flag.META, len(meta).to_bytes(4, "little") + meta + body, b""
     head = _CALL.pack(b"C", flags, call_id, deadline, len(meta), len(body))
     room = MAX_PACKET - len(head) - len(meta)
     if len(body) <= room:
@@ -126,6 +129,15 @@ def parse_call(packet: bytes) -> Call:
     _, flags, call_id, deadline, meta_length, body_length = _CALL.unpack_from(packet)
     at = _CALL.size + meta_length
     return Call(flags, call_id, deadline, packet[_CALL.size : at], body_length, packet[at:])
+
+
+def split_meta(call: Call, body: bytes) -> tuple[Call, bytes]:
+    """Return a call with its meta and its whole body apart, wherever the meta travelled (guest side)."""
+    if not call.flags & Flag.META:
+        return call, body
+    end = 4 + int.from_bytes(body[:4], "little")
+    rest = body[end:]
+    return Call(call.flags & ~Flag.META, call.id, call.deadline, body[4:end], len(rest), rest), rest
 
 
 def answer_packets(status: int, call_id: bytes, micros: int, out: bytes, err: bytes, result: bytes) -> list[bytes]:

@@ -71,12 +71,24 @@ def test_a_short_answer_is_refused(packet: bytes) -> None:
         wire.parse_answer(packet)
 
 
-@pytest.mark.parametrize(("call_id", "meta"), [(b"short", b""), (_ID, b"x" * _MAX)])
-def test_what_does_not_fit_is_our_mistake(call_id: bytes, meta: bytes) -> None:
-    """An id of another length, or a meta that needs more than one packet, is never sent."""
+def test_what_does_not_fit_is_our_mistake() -> None:
+    """An id of another length is never sent."""
     with pytest.raises(LocalWireError):
-        wire.call_packets(0, call_id, 0.0, meta, b"")
+        wire.call_packets(0, b"short", 0.0, b"", b"")
     assert wire.call_packets(0, _ID, 0.0, b"", b"")
+
+
+@given(size=_sizes, extra=_sizes, flags=st.integers(0, 15))
+def test_a_meta_of_any_size_arrives(size: int, extra: int, flags: int) -> None:
+    """A meta that does not fit a packet travels before the body, and both are told apart again."""
+    meta, body = b"m" * extra, b"b" * size
+    first, *rest = wire.call_packets(flags, _ID, 7.0, meta, body)
+    assert max(map(len, (first, *rest))) <= _MAX
+    read = wire.parse_call(first)
+    whole = joined(read.body, rest)
+    assert len(whole) == read.body_length
+    call, left = wire.split_meta(read, whole)
+    assert (call.flags, call.id, call.deadline, call.meta, left) == (flags, _ID, 7.0, meta, body)
 
 
 def test_a_packet_is_a_kind_and_its_payload() -> None:
