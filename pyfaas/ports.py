@@ -28,7 +28,7 @@ from pyfaas.model import (
     Version,
 )
 from pyfaas.network import NetworkPlan
-from pyfaas.sharing import AccountAlias, Api, ApiId, ApiVersion, AuditLine, CallableId, Grant, Subscription
+from pyfaas.sharing import AccountAlias, Api, ApiId, ApiVersion, AuditLine, CallableId, Grant, GrantId, Subscription
 from sandbox.spec import Ending, Layer, Limits, Usage
 
 Kept = Literal["logs", "build_logs", "events", "jobs", "usage"]  # what is kept for a while only
@@ -65,6 +65,19 @@ class Contents:
     bundles: tuple[str, ...]
     prepared: tuple[str, ...]
     environments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSum:
+    """How many runs one payer had of a function for a caller, by one way ("": directly), and the bytes they moved over the network."""
+
+    account: AccountId
+    caller: AccountId
+    owner: AccountId
+    function: FunctionId
+    way: CallableId
+    calls: int
+    net_bytes: int
 
 
 class Store(Protocol):
@@ -104,7 +117,14 @@ class Store(Protocol):
     async def remove_function(self, function: FunctionId, at: float) -> None: ...
     async def add_usage(self, rows: Sequence[UsageRow]) -> None: ...
     async def usage(self, account: AccountId | None, since: float, until: float) -> Sequence[Mapping[str, Any]]:
-        """Sum usage by (kind, account, owner, function, day), with outcomes as a mapping; None is every account."""
+        """Sum what an account pays for, called, or owns, by day (an ISO date, UTC), kind, payer, caller, owner, function, way and operation.
+
+        None is every account. `outcomes` is a mapping, `calls` counts only kind `call`; names are those at their removal when they are gone,
+        as `removed` and `way_removed` tell. Minutes from the one of `since` to before `until`.
+        """
+
+    async def calls_since(self, minute: int) -> Sequence[CallSum]:
+        """Count runs and bytes over the network since a minute (of the epoch): what quotas of a day begin with."""
 
     async def add_logs(self, lines: Sequence[LogLine]) -> None: ...
     async def logs(
@@ -167,10 +187,17 @@ class Sharing(Protocol):
         """Return all grants, ended ones too, and the living aliases."""
 
     async def put_grant(self, grant: Grant) -> None:
-        """Keep a grant: new, with other terms, or ended."""
+        """Keep a grant, new or with other terms. Raises gone for one that ended."""
 
-    async def put_alias(self, alias: AccountAlias) -> None: ...
-    async def remove_alias(self, alias: CallableId, at: float) -> None: ...
+    async def put_alias(self, alias: AccountAlias, replaces: CallableId | None = None) -> None:
+        """Keep an alias, new or with another binding, in one transaction with the end of the one that it replaces.
+
+        Raises gone for one that was removed.
+        """
+
+    async def end(self, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
+        """End grants and remove aliases, in one transaction; the first time counts."""
+
     async def add_audit(self, lines: Sequence[AuditLine]) -> None:
         """Append lines (a batch, as logs are)."""
 
@@ -424,6 +451,7 @@ __all__ = [
     "Attempt",
     "Backups",
     "Bundles",
+    "CallSum",
     "Clock",
     "Container",
     "Contents",

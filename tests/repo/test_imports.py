@@ -25,7 +25,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.calls", ("pyfaas.errors", "pyfaas.model")),
     ("pyfaas.manifest", ("pyfaas.errors", "pyfaas.model", "pyfaas.names", "pyfaas.network", "pyfaas.sharing")),
     ("pyfaas.handover", ("pyfaas.config", "sandbox.spec")),
-    ("pyfaas.decisions", ("pyfaas.errors", "pyfaas.model", "pyfaas.names", "pyfaas.network", "pyfaas.sharing")),
+    ("pyfaas.decisions", ("pyfaas.errors", "pyfaas.manifest", "pyfaas.model", "pyfaas.names", "pyfaas.network", "pyfaas.sharing")),
     ("pyfaas.ports", ("pyfaas.model", "pyfaas.network", "pyfaas.sharing", "sandbox.spec")),
     ("pyfaas.adapters.workers", ("pyfaas.errors", "pyfaas.network", "pyfaas.ports", "sandbox.errors", "sandbox.host", "sandbox.spec")),
     ("pyfaas.adapters", ("pyfaas.errors", "pyfaas.model", "pyfaas.network", "pyfaas.ports", "pyfaas.sharing", "pyfaas.__version__")),
@@ -76,7 +76,7 @@ SANDBOX: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sandbox.kernel", ()),
     ("sandbox.bpf", ()),
     ("sandbox.wire", ("sandbox.errors",)),
-    ("sandbox.filters", ("sandbox.bpf", "sandbox.errors", "sandbox.kernel")),
+    ("sandbox.filters", ("sandbox.bpf", "sandbox.errors", "sandbox.kernel", "sandbox.spec")),
     ("sandbox.values", ()),
     ("sandbox.limits", ("sandbox.spec",)),
     ("sandbox.remote", ("sandbox.errors", "sandbox.spec", "sandbox.values")),
@@ -92,7 +92,13 @@ SANDBOX: tuple[tuple[str, tuple[str, ...]], ...] = (
             *("sandbox.launcher.cgroups", "sandbox.launcher.options", "sandbox.limits", "sandbox.remote", "sandbox.values"),
         ),
     ),
-    ("sandbox.doctor", ("sandbox.errors", "sandbox.filters", "sandbox.kernel", "sandbox.launcher.cgroups", "sandbox.spec")),
+    (
+        "sandbox.doctor",
+        (
+            *("sandbox.errors", "sandbox.filters", "sandbox.kernel", "sandbox.spec"),
+            *("sandbox.launcher.cgroups", "sandbox.launcher.doors"),
+        ),
+    ),
     (
         "sandbox.executor",
         ("sandbox.doctor", "sandbox.errors", "sandbox.guest.worker", "sandbox.host", "sandbox.limits", "sandbox.remote"),
