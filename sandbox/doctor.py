@@ -18,15 +18,16 @@ from collections.abc import Callable, Sequence
 
 from sandbox import filters, kernel
 from sandbox.errors import LayerMissing
-from sandbox.launcher import cgroups
-from sandbox.spec import Layer
+from sandbox.launcher import cgroups, doors
+from sandbox.spec import Doors, Layer, Network
 
 NEEDED = (
     *("user_namespace", "pid_namespace", "mount_namespace", "network_namespace", "ipc_namespace", "uts_namespace"),
     *("cgroup_namespace", "no_new_privs"),
 )
 OPTIONAL = ("proc", "cgroups", "seccomp", "landlock")
-LAYERS = (*NEEDED[:-1], *OPTIONAL, NEEDED[-1])
+EXTRA = ("doors",)  # what only some VMs are made of: its absence weakens no other, so it stops nothing and is never given up
+LAYERS = (*NEEDED[:-1], *OPTIONAL, NEEDED[-1], *EXTRA)
 
 _UID = 2_000_001  # the first of the VMs, by default
 _NOBODY = 65_534  # whom root tries as, when asked what an ordinary user could do
@@ -45,7 +46,7 @@ def layers(*, rootless: bool | None = None, uid: int = _UID) -> list[Layer]:
     """
     is_user = os.getuid() != 0 if rootless is None else rootless
     tried = _Tried(is_rootless=is_user, uid=uid)
-    found = {layer.name: layer for layer in (*tried.namespaces(), tried.proc(), tried.cgroups(), *tried.confinement())}
+    found = {layer.name: layer for layer in (*tried.namespaces(), tried.proc(), tried.cgroups(), *tried.confinement(), tried.doors())}
     return [found[name] for name in LAYERS]
 
 
@@ -59,13 +60,14 @@ def require(found: Sequence[Layer], allowed: Sequence[str]) -> list[str]:
         if name not in OPTIONAL:
             told = "cannot be given up" if name in NEEDED else "is no layer"
             raise ValueError(f"{name} {told}; what can be: {', '.join(OPTIONAL)}")
-    missing = [layer for layer in found if not layer.live and layer.name not in allowed]
+    weak = [layer for layer in found if not layer.live and layer.name not in EXTRA]
+    missing = [layer for layer in weak if layer.name not in allowed]
     if missing:
         first = next((layer for layer in missing if layer.name in NEEDED), None)
         named = [first] if first else missing
         reasons, mends = ("; ".join(dict.fromkeys(texts)) for texts in ([x.detail for x in named], [x.mend for x in named]))
         raise LayerMissing(",".join(layer.name for layer in named), reasons, mends)
-    return [layer.name for layer in found if not layer.live]
+    return [layer.name for layer in weak]
 
 
 class _Tried:
@@ -141,6 +143,13 @@ class _Tried:
 
         failed, detail = _in_child(work)
         return Layer(name="cgroups", live=not failed, detail=failed.removeprefix("detect: ") or detail, mend=_DELEGATE)
+
+    def doors(self) -> Layer:
+        """Try a network of one's own that leads to listeners only, and a connection to one."""
+        failed, _ = self._as_launcher(_try_doors)
+        mend = f"a kernel that routes by rtnetlink, CONFIG_INET; {_CONTAINER}"
+        mends = f"{_USERNS}; {mend}" if self.is_rootless else mend
+        return Layer(name="doors", live=not failed, detail=failed or "loopback, local routes, listeners", mend=mends)
 
     def confinement(self) -> list[Layer]:
         """Try what needs no privilege."""
@@ -225,6 +234,13 @@ def _try_network() -> None:
 _FALLBACK_TUNNELS = ("tunl", "gre", "gretap", "erspan", "ip_vti", "ip6_vti", "sit", "ip6tnl", "ip6gre")
 
 
+def _try_doors() -> None:
+    kernel.unshare(kernel.NEWNET)
+    doors.make(Doors(listen=(("198.18.0.1", 443),), routes=("198.18.0.0/15",)))
+    with socket.create_connection(("198.18.0.1", 443), timeout=5):
+        pass
+
+
 def _try_uts() -> None:
     kernel.unshare(kernel.NEWUTS)
     kernel.set_hostname("pyfaas")
@@ -250,7 +266,7 @@ def _try_group(found: cgroups.Hierarchies) -> None:
 
 def _seccomp() -> Layer:
     try:
-        programs = [filters.build(network=network) for network in (False, True)]
+        programs = [filters.build(network) for network in Network]
     except LayerMissing as missing:
         return Layer(name="seccomp", live=False, detail=missing.reason, mend=missing.mend)
 
@@ -264,7 +280,7 @@ def _seccomp() -> Layer:
         raise OSError(1, "the filter is loaded and refuses nothing", "seccomp")
 
     failed, _ = _in_child(work)
-    detail = f"{len(programs[0]) // 8} instructions, {len(filters.allowed_calls(network=False))} calls allowed"
+    detail = f"{len(programs[0]) // 8} instructions, {len(filters.allowed_calls(Network.NONE))} calls allowed"
     return Layer(name="seccomp", live=not failed, detail=failed or detail, mend="a kernel with CONFIG_SECCOMP_FILTER")
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from sandbox import bpf
 from sandbox.errors import LayerMissing
+from sandbox.spec import Network
 
 _LOW = 0xFFFFFFFF
 _HIGH = 0xA5A5A5A5 << 32
@@ -48,19 +49,22 @@ def table() -> Mapping[str, Any]:
     return entries
 
 
-def allowed_calls(*, network: bool) -> list[str]:
+def allowed_calls(network: Network) -> list[str]:
     """Return the calls that are allowed whatever their arguments."""
-    groups = [*table()["allow"], *(table()["allow_network"] if network else ())]
-    return [call for group in groups for call in group["calls"]]
+    return [call for group in table()["allow"] if _applies(group, network) for call in group["calls"]]
 
 
-def argument_rules(*, network: bool) -> Iterator[tuple[str, Rule]]:
+def argument_rules(network: Network) -> Iterator[tuple[str, Rule]]:
     """Yield (call, rule): a call is allowed when one of its rules holds."""
     for entry in table()["filtered"]:
-        if network or not entry.get("network"):
+        if _applies(entry, network):
             choices = [[(a["index"], a.get("mask", _LOW), v) for v in a["values"]] for a in entry["arguments"]]
             for call, rule in itertools.product(entry["calls"], itertools.product(*choices)):
                 yield call, rule
+
+
+def _applies(entry: Mapping[str, Any], network: Network) -> bool:
+    return network in entry.get("only", tuple(Network))
 
 
 def refusals() -> Iterator[tuple[str, int]]:
@@ -72,13 +76,13 @@ def refusals() -> Iterator[tuple[str, int]]:
 
 
 @functools.cache
-def build(network: bool, machine: str = "") -> bytes:  # noqa: FBT001 - the one question there is
-    """Return the filter as BPF, checked; `machine` is x86_64 or aarch64, by default this one.
+def build(network: Network, machine: str = "") -> bytes:
+    """Return the filter of a network profile as BPF, checked; `machine` is x86_64 or aarch64, by default this one.
 
     Raises LayerMissing when libseccomp is not there, when this architecture is not supported, or when the program does
     not do what the table says.
     """
-    policy = Policy.of(network=network, machine=machine)
+    policy = Policy.of(network, machine)
     program = _export(policy)
     verify(program, policy)
     return program
@@ -94,19 +98,19 @@ class Policy:
     families: Mapping[int, frozenset[int]]  # number → socket families that are not refused as such
 
     @classmethod
-    def of(cls, *, network: bool, machine: str = "") -> Policy:
+    def of(cls, network: Network, machine: str = "") -> Policy:
         """Read the table; raises LayerMissing for an architecture that it does not cover."""
         machine = machine or platform.machine()
         if machine not in _ARCHITECTURES:
             raise LayerMissing("seccomp", f"no filter for {machine}", "use a machine with x86_64 or aarch64")
         numbers = functools.partial(_number, machine)
         absent = set() if machine == "x86_64" else set(table()["x86_64_only"]["calls"])
-        plain = {numbers(call): bpf.ALLOW for call in allowed_calls(network=network) if call not in absent}
+        plain = {numbers(call): bpf.ALLOW for call in allowed_calls(network) if call not in absent}
         for call, code in refusals():
             if call not in absent:
                 plain[numbers(call)] = bpf.ERRNO | code if code else bpf.KILL_PROCESS
         rules: dict[int, tuple[Rule, ...]] = {}
-        for call, rule in ((call, rule) for call, rule in argument_rules(network=network) if call not in absent):
+        for call, rule in ((call, rule) for call, rule in argument_rules(network) if call not in absent):
             rules[numbers(call)] = (*rules.get(numbers(call), ()), rule)
         families = {numbers(c): frozenset(v for rule in rules[numbers(c)] for i, _, v in rule if i == 0) for c in _FAMILY_CALLS}
         return cls(machine=machine, plain=plain, rules=rules, families=families)

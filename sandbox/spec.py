@@ -103,12 +103,14 @@ class Limits:
 class VmSpec:
     """A VM to be made: its network profile and the limits its blanks are born with.
 
-    `files_bytes` bounds what it keeps in files of its own (`sandbox.launcher.files`); with 0 it has none. Raises ValueError when
-    there are doors without that profile, or the other way round.
+    `files_bytes` bounds what it keeps in files of its own (`sandbox.launcher.files`); with 0 it has none. One that is for builds sees
+    the launcher's `binds` and may write larger files; with the host's network a VM always is, without a network never. Raises
+    ValueError for that, and when there are doors without that profile, or the other way round.
     """
 
     network: Network = Network.NONE
     doors: Doors | None = None
+    is_build: bool = False
     limits: Limits = field(default_factory=Limits)
     files_bytes: int = 0
 
@@ -116,6 +118,13 @@ class VmSpec:
         """Refuse half of a way out."""
         if (self.network is Network.DOORS) != (self.doors is not None):
             raise ValueError(f"network={self.network} with doors={self.doors}")
+        if self.is_build and self.network is Network.NONE:
+            raise ValueError("a VM for builds has a network")
+
+    @property
+    def kind(self) -> tuple[Network, bool]:
+        """Return what decides which files it sees: its network profile, and whether it is for builds."""
+        return self.network, self.is_build or self.network is Network.HOST
 
 
 class Fate(StrEnum):

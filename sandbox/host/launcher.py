@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -21,10 +22,10 @@ from sandbox.host.container import Container
 from sandbox.host.spawn import spawn
 from sandbox.host.vm import Vm
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import Ending, Limits, Usage, VmSpec
+from sandbox.spec import MAX_LISTENERS, Ending, Limits, Usage, VmSpec
 from sandbox.wire import Kind
 
-_DESCRIPTORS = 32
+_DESCRIPTORS = 3 + 16 + MAX_LISTENERS + 2  # a container's ends, its leaf's files, a VM's doors
 _BORN_S = 10.0
 _NOTHING = "0000000000000000"
 EXPECTED: Mapping[str, str] = {
@@ -101,21 +102,31 @@ class Launcher:
         process.wait()
 
     async def create_vm(self, spec: VmSpec) -> Vm:
-        """Make a VM with one blank in it; raises SetupError naming the step that failed."""
+        """Make a VM with one blank in it; raises SetupError naming the step that failed.
+
+        What `Vm.doors` holds is the caller's to close, also when the VM or the launcher has ended.
+        """
         limits = spec.limits
         numbers = (limits.memory_bytes, limits.pids, round(limits.cpu * 1000), limits.tmp_bytes, spec.files_bytes)
-        words = (spec.network.value, *map(str, numbers))
-        first = await self.blank("vm", *words, limits=limits)
-        return Vm(self, first.vm, spec, first)
+        words = (spec.network.value, "build" if spec.is_build else "usual", *map(str, numbers))
+        told, descriptors = await self._ask("vm", *words, *(spec.doors.words() if spec.doors else ()))
+        count = spec.doors.count if spec.doors else 0
+        doors = descriptors[len(descriptors) - count :]
+        try:
+            first = await self._believe("vm", told, descriptors[: len(descriptors) - count], limits)
+        except BaseException:
+            for door in doors:
+                os.close(door)
+            raise
+        return Vm(self, first.vm, spec, first, doors)
 
     async def blank(self, verb: str, *words: str, limits: Limits) -> Container:
         """Ask for a container, and believe it only when the kernel says of it what it should."""
-        (vm, key, pid, labels, base), descriptors = await self._ask(verb, *words)
-        names = [] if labels == "-" else labels.split(",")
-        box = Container(self, vm, key, int(pid), descriptors, names, limits)
-        cpu_us, oom_kills, pids_refused = map(int, base.split(","))
-        box.count_from(Usage(cpu_us=cpu_us, oom_kills=oom_kills, pids_refused=pids_refused))
-        self._containers[key] = box
+        return await self._believe(verb, *await self._ask(verb, *words), limits)
+
+    async def _believe(self, verb: str, told: list[str], descriptors: list[int], limits: Limits) -> Container:
+        box = self._receive(verb, told, descriptors, limits)
+        vm, key = box.vm, box.key
         born: asyncio.Future[bytes] = self._loop.create_future()
 
         def reported(packet: bytes) -> None:
@@ -145,6 +156,19 @@ class Launcher:
             if not is_sound:
                 self._disown(verb, vm, key)
         box.on_packet, box.on_end = box._unasked, lambda _ending: None  # noqa: SLF001 - a blank again
+        return box
+
+    def _receive(self, verb: str, told: list[str], descriptors: list[int], limits: Limits) -> Container:
+        """Take what a new container is held by; raises SetupError when not all of it arrived."""
+        vm, key, pid, labels, base = told
+        names = [] if labels == "-" else labels.split(",")
+        if len(descriptors) != 3 + len(names):  # no room here for all of them: unix(7) drops the rest of a message
+            self._drop(verb, told, descriptors)
+            raise SetupError("descriptors", errno.EMFILE, f"{len(descriptors)} of {3 + len(names)} descriptors of {key} arrived")
+        box = Container(self, vm, key, int(pid), descriptors, names, limits)
+        cpu_us, oom_kills, pids_refused = map(int, base.split(","))
+        box.count_from(Usage(cpu_us=cpu_us, oom_kills=oom_kills, pids_refused=pids_refused))
+        self._containers[key] = box
         return box
 
     async def replace(self, vm: str, container_id: str, limits: Limits) -> Container:

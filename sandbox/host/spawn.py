@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sandbox import filters
 from sandbox.launcher.options import LauncherOptions
+from sandbox.spec import Network
 
 _BOOT = "import sys; sys.path.insert(0, {path!r}); from sandbox.launcher.main import main; main({descriptor}, {path!r})"
 
@@ -25,24 +26,24 @@ ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Execute a launcher; returns our end of its control socket, and the process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    plain, network = (memory_file(_filter(is_network)) for is_network in (False, True))
-    told = replace(options, control=theirs.fileno(), plain_filter=plain, network_filter=network)
+    filters_by_profile = {network.value: memory_file(_filter(network)) for network in Network}
+    told = replace(options, control=theirs.fileno(), filters=filters_by_profile)
     descriptor = memory_file(told.encode())
     path = str(Path(__file__).resolve().parents[2])
     boot = _BOOT.format(path=path, descriptor=descriptor)
-    passed = [theirs.fileno(), plain, network, descriptor, *([options.life] if options.life >= 0 else [])]
+    passed = [theirs.fileno(), descriptor, *filters_by_profile.values(), *([options.life] if options.life >= 0 else [])]
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", "-c", boot, "pyfaas-launcher"], pass_fds=passed, stdin=subprocess.DEVNULL, env=ENVIRONMENT
     )
     theirs.close()
-    for opened in (plain, network, descriptor):
+    for opened in (descriptor, *filters_by_profile.values()):
         os.close(opened)
     return ours, process
 
 
 @functools.cache  # making one and checking it takes 50 ms, and a process may start many launchers
-def _filter(is_network: bool) -> bytes:  # noqa: FBT001 - a value, not a mode
-    return filters.build(network=is_network)
+def _filter(network: Network) -> bytes:
+    return filters.build(network)
 
 
 def temporary_root() -> str:

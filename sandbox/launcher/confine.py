@@ -21,7 +21,9 @@ from enum import StrEnum
 
 from sandbox import kernel
 from sandbox.errors import SetupError
+from sandbox.launcher import doors
 from sandbox.launcher.cgroups import Leaf
+from sandbox.spec import Doors, Network
 
 INSIDE_ID = 1000  # uid and gid as the code sees them
 UNCOVERED = "/run/uncovered"  # readable by its mode, covered by no Landlock rule: opening it shows that Landlock is live
@@ -36,6 +38,7 @@ class Step(StrEnum):
     CGROUP = "cgroup"
     SESSION = "session"
     NAMESPACES = "namespaces"
+    DOORS = "doors"
     ROOT = "root"
     SCRATCH = "scratch"
     HANDLES = "handles"
@@ -60,7 +63,8 @@ class Plan:
     uid: int
     is_root: bool
     tree: str
-    network: bool  # whether the network stays the launcher's, which is the host's
+    network: Network
+    doors: Doors | None
     join: dict[str, int]
     kept: tuple[int, ...]
     give: Callable[[bytes, list[int]], None]
@@ -96,14 +100,23 @@ def start_session(_plan: Plan) -> None:
 
 def make_namespaces(plan: Plan) -> None:
     """Give the VM its own mount, ipc, uts and cgroup namespaces, and the network that it was made for."""
-    network = 0 if plan.network else kernel.NEWNET  # 0.4 ms; one for all would let accounts meet by abstract sockets' names
+    network = 0 if plan.network is Network.HOST else kernel.NEWNET  # 0.4 ms; one for all would let accounts meet by abstract sockets' names
     kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP | network)
     kernel.set_hostname("pyfaas")
 
 
+def open_doors(plan: Plan) -> None:
+    """Set the VM's own network up, and hand the sockets that listen there to the launcher: nobody inside keeps one."""
+    if plan.doors is not None:
+        made = doors.make(plan.doors)
+        plan.give(b"o", made)
+        for descriptor in made:
+            os.close(descriptor)
+
+
 def join_namespaces(plan: Plan) -> None:
     """Enter the VM's namespaces, with a mount and a cgroup namespace of one's own."""
-    if not plan.network:
+    if plan.network is not Network.HOST:
         kernel.setns(plan.join["net"], kernel.NEWNET)
     kernel.setns(plan.join["mnt"], kernel.NEWNS)
     kernel.setns(plan.join["ipc"], kernel.NEWIPC)
@@ -230,6 +243,7 @@ VM_STEPS = (
     (Step.CGROUP, enter_cgroup),
     (Step.SESSION, start_session),
     (Step.NAMESPACES, make_namespaces),
+    (Step.DOORS, open_doors),
     (Step.ROOT, change_root),
     (Step.HANDLES, give_handles),
     *_DROP,

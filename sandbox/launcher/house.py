@@ -15,22 +15,25 @@ from sandbox.guest.container import Entry
 from sandbox.launcher import tree
 from sandbox.launcher.options import LauncherOptions
 from sandbox.launcher.vms import House
+from sandbox.spec import Network
+
+_KINDS = ((Network.NONE, False), (Network.DOORS, False), (Network.DOORS, True), (Network.HOST, True))
 
 
 def build(options: LauncherOptions, entry: Entry, rehearse: Callable[[], None] | None) -> House:
     """Enter the launcher's own namespaces and build the trees; raises OSError. As an ordinary user it returns in a child."""
     is_root = os.getuid() == 0
-    filters = {False: _read_all(options.plain_filter), True: _read_all(options.network_filter)}
+    filters = {network: _read_all(options.filters[network]) for network in Network}
     if not is_root:
         _become_root_of_a_user_namespace()
     kernel.own_mounts()
     if not is_root:
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     kernel.mount("tmpfs", options.root, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
-    trees = {False: options.root + "/plain", True: options.root + "/build"}
-    for is_network, path in trees.items():
+    trees = {kind: f"{options.root}/{kind[0]}{'-build' if kind[1] else ''}" for kind in _KINDS}
+    for (network, is_build), path in trees.items():
         os.mkdir(path)
-        tree.build_tree(path, network=is_network, binds=options.binds)
+        tree.build_tree(path, network, options.binds if is_build else ())
     return House(
         is_root=is_root,
         pidns=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),

@@ -32,7 +32,7 @@ from sandbox import kernel
 from sandbox.launcher import cgroups, house, processes, vms
 from sandbox.launcher.code import Code
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import Limits, Usage
+from sandbox.spec import Doors, Limits, Network, Usage, VmSpec
 
 _WORD = re.compile(r"[A-Za-z0-9._:/-]{1,160}")
 _PRELOADED = ("json", "traceback", "importlib", "re", "linecache", "tokenize", "datetime", "typing", "collections", "functools", "contextlib")
@@ -174,12 +174,12 @@ class Launcher:
 
     # ---- making
 
-    def vm(self, request: str, network: str, memory: str, pids: str, cpu_milli: str, tmp: str, own: str) -> None:
+    def vm(self, request: str, network: str, use: str, *words: str) -> None:
         """Make a VM with one blank; answers when the blank has reported.
 
-        `own` is how many bytes of files of its own it may keep.
+        `words` are numbers (memory, processes, thousandths of a processor, scratch, files of its own) and then its doors.
         """
-        limits = Limits(memory_bytes=int(memory), pids=int(pids), cpu=int(cpu_milli) / 1000, tmp_bytes=int(tmp))
+        spec = _spec(network, use, *words)
         self.made += 1
         vm_id = f"{self.tag}-{self.made}"
         uid = self._free_uid() if self.is_root else 0
@@ -187,13 +187,13 @@ class Launcher:
         group = self.groups.create(name) if self.groups else None
         init = self.groups.create(name + "/init", Limits(memory_bytes=64 << 20, pids=4)) if self.groups else None
         try:
-            vm = vms.fork_vm(self.house, vm_id, request, uid, is_network=network == "host", limits=limits, group=group, init=init)
+            vm = vms.fork_vm(self.house, vm_id, request, uid, spec=spec, group=group, init=init)
         except OSError:
             for leaf in (init, group):
                 if leaf is not None:
                     leaf.remove()
             raise
-        vm.files.most_bytes = int(own)
+        vm.files.most_bytes = spec.files_bytes
         self.vms[vm_id] = vm
         self._watch(vm.report.fileno(), lambda: self._vm_reports(vm))
         self._watch(vm.pidfd, lambda: self._vm_ended(vm))
@@ -211,6 +211,8 @@ class Launcher:
         tag, handles = processes.receive(vm.report)
         if tag == b"n":
             vm.join = dict(zip(vms.JOINED, handles, strict=True))
+        elif tag == b"o":
+            vm.doors = handles
         elif tag == b"d" and not vm.is_dying:
             self._unwatch(vm.report.fileno())
             request, vm.request = vm.request, ""
@@ -231,7 +233,7 @@ class Launcher:
         vm.made += 1
         leaf = None
         if self.groups is not None:
-            leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.limits)
+            leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.spec.limits)
         self._fork_as(request, vm, f"{vm.id}.{vm.made}", leaf, is_hurried=is_hurried)
 
     def _fork_as(self, request: str, vm: vms.VmRecord, container_id: str, leaf: cgroups.Leaf | None, *, is_hurried: bool) -> vms.ContainerRecord:
@@ -266,7 +268,7 @@ class Launcher:
             if is_over:
                 raise OSError(errno.ESRCH, f"what was in {box.name} did not end, or its VM did", "container")
             if leaf is not None:
-                leaf.reset(vm.limits)
+                leaf.reset(vm.spec.limits)
             vm.made += 1  # one key a process, whatever its container's name: nothing meant for one reaches the other
             base = leaf.usage() if leaf is not None else Usage()
             self._fork_as(one.request, vm, f"{box.name}:{vm.made}", leaf, is_hurried=True).base = base
@@ -294,10 +296,11 @@ class Launcher:
             box.report.close()
         request, box.request = box.request, ""
         base = f"{box.base.cpu_us},{box.base.oom_kills},{box.base.pids_refused}"
-        self.say(f"{request} ok {vm.id} {box.id} {box.pid} {labels} {base}", [*box.host_ends, *(fd for _, fd in opened)])
-        for descriptor in [*box.host_ends, *(fd for _, fd in opened)]:
+        handed = [*box.host_ends, *(fd for _, fd in opened), *vm.doors]
+        self.say(f"{request} ok {vm.id} {box.id} {box.pid} {labels} {base}", handed)
+        for descriptor in handed:
             os.close(descriptor)
-        box.host_ends = []
+        box.host_ends, vm.doors = [], []
         vm.is_held = True
 
     def _refuse(self, request: str, error: OSError) -> None:
@@ -374,7 +377,7 @@ class Launcher:
         if vm.report.fileno() in self.watched:
             self._unwatch(vm.report.fileno())
         vm.report.close()
-        for descriptor in vm.join.values():
+        for descriptor in (*vm.join.values(), *vm.doors):
             os.close(descriptor)
         self.dying += [leaf for leaf in (vm.init, vm.group) if leaf is not None and not leaf.remove()]
         self.say(f"0 gone {vm.id}")
@@ -453,6 +456,17 @@ _VERBS: dict[str, Callable[..., str | None]] = {
     "forget": lambda launcher, *words: launcher.code.forget(*words),
     "replace": Launcher.replace,
 }
+
+
+def _spec(network: str, use: str, *words: str) -> VmSpec:
+    memory, pids, cpu_milli, tmp, own = map(int, words[:5])
+    return VmSpec(
+        network=Network(network),
+        doors=Doors.of_words(words[5:]) if network == Network.DOORS else None,
+        is_build=use == "build",
+        limits=Limits(memory_bytes=memory, pids=pids, cpu=cpu_milli / 1000, tmp_bytes=tmp),
+        files_bytes=own,
+    )
 
 
 def _word(text: object) -> str:

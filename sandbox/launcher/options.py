@@ -16,8 +16,8 @@ class LauncherOptions:
     `warm` are `module:function`: what a blank runs, and what is run once before the first fork; `rehearse` is run by
     every blank once it is confined, before it is handed out. With `awaits_code` the entry takes orders before its code is
     attached, and must call `sandbox.guest.attached.wait` or `let_go` before it runs any. `binds` are host paths
-    that VMs with the host's network see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
-    `plain_filter` and `network_filter` are inherited descriptors; -1 for `life` means none. `tag` is in the names of this
+    that VMs for builds see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
+    and those of `filters`, by network profile, are inherited descriptors; -1 for `life` means none. `tag` is in the names of this
     launcher's groups, one of its own when empty; `beside` are the tags of launchers of the same instance that live.
     """
 
@@ -36,8 +36,7 @@ class LauncherOptions:
     without: tuple[str, ...] = ()
     control: int = -1
     life: int = -1
-    plain_filter: int = -1
-    network_filter: int = -1
+    filters: Mapping[str, int] = field(default_factory=dict)
     fail_at: str = ""  # for tests: the step that fails
 
     def encode(self) -> bytes:

@@ -10,12 +10,15 @@ import sys
 from collections.abc import Callable
 
 from sandbox import kernel
+from sandbox.spec import MAX_LISTENERS
+
+_ROOM = socket.CMSG_SPACE((MAX_LISTENERS + 2) * 4)  # a VM's doors; everything else that is reported is fewer
 
 
 def receive(report: socket.socket) -> tuple[bytes, list[int]]:
     """Read one report with its descriptors; an ended child reads as empty."""
     try:
-        text, ancillary, _, _ = report.recvmsg(512, socket.CMSG_SPACE(8 * 4), socket.MSG_CMSG_CLOEXEC)
+        text, ancillary, _, _ = report.recvmsg(512, _ROOM, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return b"", []
     handles = array.array("i")

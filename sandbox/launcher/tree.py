@@ -1,7 +1,8 @@
 """The VMs' root directory: built once by the launcher, shared read-only by all VMs.
 
 A tmpfs with read-only, nosuid, nodev binds of the system and of the interpreter, a made-up /etc, five devices, and
-empty slots under /app where code is attached. `BUILD` trees also see what the host knows of its network.
+empty slots under /app where code is attached. With the host's network it also shows what the host knows of that; with
+doors of its own, where names are asked for.
 """
 
 from __future__ import annotations
@@ -9,21 +10,26 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Sequence
 
 from sandbox import kernel
 from sandbox.launcher.confine import BUILD_DIR, INSIDE_ID, UNCOVERED
+from sandbox.spec import RESOLVER, Network
 
 SLOTS = ("code", "environment", "bundle", "tool", "1", "2", "3", "4")
 _FILE_SLOTS = ("bundle",)  # what is attached there is a file
 BUILD_SLOTS = ("out",)
 _DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "ssl", "mime.types", "services", "protocols")
-_ETC_NETWORK = ("resolv.conf", "hosts", "nsswitch.conf", "gai.conf", "ca-certificates", "pki")
+_ETC_TRUST = ("ca-certificates", "pki")  # beside ssl: whom programs believe, elsewhere than on Debian
+_ETC_HOST = ("resolv.conf", "hosts", "nsswitch.conf", "gai.conf")
+# The one who answers knows every name that it will answer by heart: one question is enough, and has time on a busy machine.
+_RESOLV_CONF = f"nameserver {RESOLVER}\noptions timeout:10 attempts:1\n"
 _READ_ONLY = kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV
 
 
-def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None:
-    """Build a tree at `root`, an empty directory; raises OSError."""
+def build_tree(root: str, network: Network, binds: Sequence[str] = ()) -> None:
+    """Build the tree of a network profile at `root`, an empty directory; raises OSError."""
     kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID, "size=4m,nr_inodes=8192,mode=755")
     for name in ("etc", "proc", "tmp", "dev", "dev/shm", "app", BUILD_DIR[1:], "run", "var"):
         os.mkdir(f"{root}/{name}", 0o755)
@@ -37,8 +43,8 @@ def build_tree(root: str, *, network: bool, binds: tuple[str, ...] = ()) -> None
     for slot in BUILD_SLOTS:
         os.mkdir(f"{root}{BUILD_DIR}/{slot}", 0o755)
     _system(root)
-    _etc(root, network=network)
-    for bind in binds if network else ():
+    _etc(root, network)
+    for bind in binds:
         source, _, target = bind.partition(":")
         if os.path.exists(source) and not os.path.exists(root + (target or source)):
             _bind(root, source, target or source)
@@ -67,16 +73,20 @@ def _hide_ourselves(root: str) -> None:
             kernel.mount("tmpfs", f"{root}{project}/{name}", "tmpfs", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k")
 
 
-def _etc(root: str, *, network: bool) -> None:
+def _etc(root: str, network: Network) -> None:
     made = {
         "passwd": f"sandbox:x:{INSIDE_ID}:{INSIDE_ID}::/tmp:/bin/sh\n",
         "group": f"sandbox:x:{INSIDE_ID}:\n",
         "hostname": "pyfaas\n",
     }
-    names = _ETC + _ETC_NETWORK if network else _ETC
-    if not network:
+    names: tuple[str, ...] = _ETC if network is Network.NONE else _ETC + _ETC_TRUST
+    if network is Network.HOST:
+        names += _ETC_HOST
+    else:
         made["hosts"] = "127.0.0.1 localhost\n"
         made["nsswitch.conf"] = "hosts: files dns\n"
+    if network is Network.DOORS:
+        made["resolv.conf"] = _RESOLV_CONF
     for name, text in made.items():
         with open(f"{root}/etc/{name}", "w") as file:
             file.write(text)

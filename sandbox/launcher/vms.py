@@ -21,7 +21,7 @@ from sandbox.guest import init as guest_init
 from sandbox.launcher import confine
 from sandbox.launcher.cgroups import Leaf
 from sandbox.launcher.files import VmFiles
-from sandbox.spec import Limits, Usage
+from sandbox.spec import Network, Usage, VmSpec
 
 JOINED = ("mnt", "pid", "ipc", "uts", "net")
 
@@ -59,13 +59,13 @@ class VmRecord:
     pid: int
     pidfd: int
     uid: int
-    is_network: bool
-    limits: Limits
+    spec: VmSpec
     group: Leaf | None
     init: Leaf | None
     report: socket.socket
     request: str  # who waits for it; "" once its first container has been forked
     join: dict[str, int] = field(default_factory=dict)
+    doors: list[int] = field(default_factory=list)  # until the host has them
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     made: int = 0
     files: VmFiles = field(default_factory=VmFiles)
@@ -90,8 +90,8 @@ class House:
 
     is_root: bool
     pidns: int
-    trees: dict[bool, str]
-    filters: dict[bool, bytes]
+    trees: dict[tuple[Network, bool], str]  # by profile, and whether it is for builds
+    filters: dict[Network, bytes]
     landlock: int
     entry: guest_container.Entry
     rehearse: Callable[[], None] | None
@@ -101,12 +101,12 @@ class House:
 
 
 def fork_vm(
-    house: House, vm_id: str, request: str, uid: int, *, is_network: bool, limits: Limits, group: Leaf | None, init: Leaf | None
+    house: House, vm_id: str, request: str, uid: int, *, spec: VmSpec, group: Leaf | None, init: Leaf | None
 ) -> VmRecord:
     """Fork a VM's PID 1; it reports on `report`. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    plan = _plan(house, init, uid, is_network, {}, (null, null, null, theirs.fileno()), theirs, limits)
+    plan = _plan(house, spec, init, uid, {}, (null, null, null, theirs.fileno()), theirs)
     try:
         kernel.unshare(kernel.NEWPID)
         pid = os.fork()
@@ -125,8 +125,7 @@ def fork_vm(
         pid=pid,
         pidfd=pidfd,
         uid=uid,
-        is_network=is_network,
-        limits=limits,
+        spec=spec,
         group=group,
         init=init,
         report=ours,
@@ -147,7 +146,7 @@ def fork_container(
     os.set_blocking(out_write, True)
     os.set_blocking(err_write, True)
     kept = (null, out_write, err_write, guest.fileno(), out_read, err_read, theirs.fileno())
-    plan = _plan(house, leaf, vm.uid, vm.is_network, vm.join, kept, theirs, vm.limits)
+    plan = _plan(house, vm.spec, leaf, vm.uid, vm.join, kept, theirs)
 
     def live() -> None:
         guest_container.live(house.entry, None if is_hurried else house.rehearse, awaits_code=house.awaits_code)
@@ -172,7 +171,7 @@ def fork_container(
     pidfd = kernel.pidfd_open(pid)
     record = ContainerRecord(id=container_id, vm=vm.id, pid=pid, pidfd=pidfd, leaf=leaf, report=ours, request=request)
     record.host_ends = [host.detach(), out_read, err_read]
-    record.tmp_bytes = vm.limits.tmp_bytes
+    record.tmp_bytes = vm.spec.limits.tmp_bytes
     return record
 
 
@@ -186,13 +185,12 @@ def come_back(namespace: int, kind: int) -> None:
 
 def _plan(
     house: House,
+    spec: VmSpec,
     leaf: Leaf | None,
     uid: int,
-    is_network: bool,  # noqa: FBT001 - a value, not a mode
     join: dict[str, int],
     kept: tuple[int, ...],
     report: socket.socket,
-    limits: Limits,
 ) -> confine.Plan:
     def give(tag: bytes, descriptors: list[int]) -> None:
         report.sendmsg([tag], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
@@ -201,15 +199,16 @@ def _plan(
         leaf=leaf,
         uid=uid,
         is_root=house.is_root,
-        tree=house.trees[is_network],
-        network=is_network,
+        tree=house.trees[spec.kind],
+        network=spec.network,
+        doors=spec.doors,
         join=join,
         kept=kept,
         give=give,
-        tmp_bytes=limits.tmp_bytes,
-        file_bytes=(4 << 30) if is_network else (1 << 30),
+        tmp_bytes=spec.limits.tmp_bytes,
+        file_bytes=(4 << 30) if spec.kind[1] else (1 << 30),
         landlock=house.landlock,
-        bpf=house.filters[is_network],
+        bpf=house.filters[spec.network],
         without=house.without,
         fail_at=house.fail_at,
     )

@@ -22,7 +22,7 @@ from sandbox.host.spawn import ENVIRONMENT, memory_file
 from sandbox.host.vm import Vm
 from sandbox.launcher import cgroups
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import Ending, VmSpec
+from sandbox.spec import Ending, Network, VmSpec
 from sandbox.wire import Kind, packet
 
 T = TypeVar("T")
@@ -137,13 +137,13 @@ class Rig:
             if parent.stat().st_uid == os.getuid() and parent.is_relative_to(tempfile.gettempdir()) and parent != Path(tempfile.gettempdir()):
                 parent.chmod(0o755)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        plain, network = (memory_file(filters.build(network=network)) for network in (False, True))
-        told = replace(self.options, control=theirs.fileno(), plain_filter=plain, network_filter=network)
+        programs = {network.value: memory_file(filters.build(network)) for network in Network}
+        told = replace(self.options, control=theirs.fileno(), filters=programs)
         descriptor = memory_file(told.encode())
         boot = f"import sys; sys.path.insert(0, {str(project)!r}); from sandbox.launcher.main import main; main({descriptor}, {str(project)!r})"
         self.process = subprocess.Popen(
             [SYSTEM_PYTHON, "-I", "-S", "-c", boot],
-            pass_fds=[theirs.fileno(), plain, network, descriptor],
+            pass_fds=[theirs.fileno(), descriptor, *programs.values()],
             stdin=subprocess.DEVNULL,
             user=user,
             group=user,
@@ -152,7 +152,7 @@ class Rig:
             env=ENVIRONMENT,
         )
         theirs.close()
-        for opened in (plain, network, descriptor):
+        for opened in (descriptor, *programs.values()):
             os.close(opened)
         try:
             return await Launcher.adopt(ours, self.options.without)

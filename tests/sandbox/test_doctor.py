@@ -11,7 +11,7 @@ import pytest
 
 from sandbox import doctor, filters, kernel
 from sandbox.errors import LayerMissing
-from sandbox.spec import Layer
+from sandbox.spec import Layer, Network
 
 
 def in_child(work: Callable[[], dict[str, tuple[bool, str, str]]], prepare: Callable[[int], None] = lambda _: None) -> dict[str, tuple[bool, str, str]]:
@@ -121,7 +121,7 @@ def test_under_a_filter_everything_is_missing_by_name() -> None:
 
     def work() -> dict[str, tuple[bool, str, str]]:
         kernel.set_no_new_privs()
-        kernel.load_filter(filters.build(network=False))
+        kernel.load_filter(filters.build(Network.NONE))
         return look(rootless=False)
 
     found = in_child(work)

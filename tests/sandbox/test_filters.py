@@ -15,10 +15,11 @@ import pytest
 
 from sandbox import bpf, filters, kernel
 from sandbox.errors import LayerMissing
+from sandbox.spec import Network
 
 MACHINE = platform.machine()
 MACHINES = ("x86_64", "aarch64")
-BOTH = pytest.mark.parametrize("network", [False, True], ids=["plain", "network"])
+EACH = pytest.mark.parametrize("network", Network)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,12 +53,12 @@ def filtered(work: Callable[[], object], program: bytes | None) -> tuple[int, st
     return os.WTERMSIG(os.waitpid(pid, 0)[1]), text
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("machine", MACHINES)
-def test_build_passes_its_own_check(machine: str, network: bool) -> None:
+def test_build_passes_its_own_check(machine: str, network: Network) -> None:
     """The program for either architecture agrees with the table on every probe, and every instruction is reached."""
     program = filters.build(network, machine)
-    policy = filters.Policy.of(network=network, machine=machine)
+    policy = filters.Policy.of(network, machine)
     filters.verify(program, policy)
     assert len(program) // 8 < 4096  # BPF_MAXINSNS
 
@@ -65,13 +66,13 @@ def test_build_passes_its_own_check(machine: str, network: bool) -> None:
 def test_another_architecture_is_refused() -> None:
     """A machine that the table does not cover gets no filter at all."""
     with pytest.raises(LayerMissing, match="riscv64"):
-        filters.build(network=False, machine="riscv64")
+        filters.build(Network.NONE, machine="riscv64")
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_table_names_what_aarch64_lacks(machine: str) -> None:
     """Each call of the table has a number on x86-64, and on aarch64 exactly those that are not said to be missing."""
-    calls = {*filters.allowed_calls(network=True), *(c for c, _ in filters.argument_rules(network=True)), *(c for c, _ in filters.refusals())}
+    calls = {*filters.allowed_calls(Network.HOST), *(c for c, _ in filters.argument_rules(Network.HOST)), *(c for c, _ in filters.refusals())}
     absent = set()
     for call in calls:
         try:
@@ -83,18 +84,18 @@ def test_table_names_what_aarch64_lacks(machine: str) -> None:
 
 def test_table_gives_reasons_and_no_call_two_verdicts() -> None:
     """Each group has a reason, and no call is in two places with different verdicts."""
-    allowed, refused = filters.allowed_calls(network=True), [call for call, _ in filters.refusals()]
-    ruled = {call for call, _ in filters.argument_rules(network=True)}
+    allowed, refused = filters.allowed_calls(Network.HOST), [call for call, _ in filters.refusals()]
+    ruled = {call for call, _ in filters.argument_rules(Network.HOST)}
     assert len(set(allowed)) == len(allowed)
     assert len(set(refused)) == len(refused)
     assert not set(allowed) & set(refused)
     assert not ruled & {*allowed, *refused}
-    assert all(len(entry["why"]) > 5 for group in ("allow", "allow_network", "filtered", "refuse", "kill") for entry in filters.table()[group])
+    assert all(len(entry["why"]) > 5 for group in ("allow", "filtered", "refuse", "kill") for entry in filters.table()[group])
 
 
 def test_alternatives_do_not_overlap() -> None:
     """No arguments satisfy two alternatives of one call: older libseccomp versions merge such rules wrongly."""
-    rules = list(filters.argument_rules(network=True))
+    rules = list(filters.argument_rules(Network.HOST))
     for at, (call, rule) in enumerate(rules):
         for other_call, other in rules[at + 1 :]:
             if call == other_call:
@@ -102,10 +103,10 @@ def test_alternatives_do_not_overlap() -> None:
                 assert any(mine[i][1] & theirs[i][0] != theirs[i][1] & mine[i][0] for i in mine), (call, rule, other)
 
 
-@BOTH
-def test_a_missing_or_added_rule_is_noticed(network: bool) -> None:
+@EACH
+def test_a_missing_or_added_rule_is_noticed(network: Network) -> None:
     """A program made from a table that differs in one call, or in one alternative, is refused."""
-    policy = filters.Policy.of(network=network)
+    policy = filters.Policy.of(network)
     others = [dataclasses.replace(policy, plain={k: v for k, v in policy.plain.items() if k != gone}) for gone in policy.plain]
     others += [
         dataclasses.replace(policy, rules={**policy.rules, number: rules[1:]}) for number, rules in policy.rules.items() if len(rules) > 1
@@ -118,7 +119,7 @@ def test_a_missing_or_added_rule_is_noticed(network: bool) -> None:
 
 def test_a_changed_instruction_is_noticed() -> None:
     """A program in which one verdict or one equality differs in one bit is refused, wherever it is."""
-    program, policy = filters.build(network=False), filters.Policy.of(network=False)
+    program, policy = filters.build(Network.NONE), filters.Policy.of(Network.NONE)
     seen_kinds = set()
     for at, (code, if_true, if_false, constant) in enumerate(bpf.decode(program)[:-1]):
         if code not in (0x06, 0x15):
@@ -147,7 +148,7 @@ def test_what_is_not_understood_is_refused(program: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         bpf.decode(program)
     with pytest.raises(LayerMissing):
-        filters.verify(program, filters.Policy.of(network=False))
+        filters.verify(program, filters.Policy.of(Network.NONE))
 
 
 # uretprobe and uprobe of x86-64: Linux 6.14 and later let no filter see them, since the kernel's own trampolines make
@@ -155,10 +156,10 @@ def test_what_is_not_understood_is_refused(program: bytes, reason: str) -> None:
 NEVER_FILTERED = {335, 336} if MACHINE == "x86_64" else set()
 
 
-@BOTH
-def test_kernel_answers_as_the_table(network: bool) -> None:
+@EACH
+def test_kernel_answers_as_the_table(network: Network) -> None:
     """In the kernel, every number that is not allowed and does not kill answers with exactly the table's errno."""
-    policy = filters.Policy.of(network=network)
+    policy = filters.Policy.of(network)
     native = filters._ARCHITECTURES[policy.machine]  # noqa: SLF001
     wanted: dict[int, int] = {}
     for at in set(range(520)) - NEVER_FILTERED:
@@ -174,14 +175,14 @@ def test_kernel_answers_as_the_table(network: bool) -> None:
 def test_calls_without_innocent_use_kill(call: str) -> None:
     """A call that no function has an innocent use for ends the process by SIGSYS; without the filter it is an error."""
     at = number(call)
-    assert filtered(lambda: raw(at, -1, -1, -1, -1, -1), filters.build(network=False)) == (signal.SIGSYS, "")
+    assert filtered(lambda: raw(at, -1, -1, -1, -1, -1), filters.build(Network.NONE)) == (signal.SIGSYS, "")
     assert filtered(lambda: raw(at, -1, -1, -1, -1, -1), None)[0] == 0
 
 
 @pytest.mark.skipif(MACHINE != "x86_64", reason="x32 is an ABI of x86-64")
 def test_foreign_abi_kills() -> None:
     """A call by an x32 number ends the process; without the filter it is an error or, where the kernel has x32, works."""
-    assert filtered(lambda: raw(0x40000000 | 39), filters.build(network=False)) == (signal.SIGSYS, "")
+    assert filtered(lambda: raw(0x40000000 | 39), filters.build(Network.NONE)) == (signal.SIGSYS, "")
     assert filtered(lambda: raw(0x40000000 | 39), None)[0] == 0
 
 
@@ -220,9 +221,9 @@ def test_refused_in_the_kernel(what: str) -> None:
     call, arguments, refused = CASES[what]
     at = number(call)
     if call == "clone":  # the control would fork inside the C library's back
-        assert filtered(lambda: raw(at, *arguments), filters.build(network=False)) == (0, str(refused))
+        assert filtered(lambda: raw(at, *arguments), filters.build(Network.NONE)) == (0, str(refused))
         return
-    assert filtered(lambda: raw(at, *arguments), filters.build(network=False)) == (0, str(refused))
+    assert filtered(lambda: raw(at, *arguments), filters.build(Network.NONE)) == (0, str(refused))
     assert filtered(lambda: raw(at, *arguments), None) != (0, str(refused))
 
 
@@ -256,7 +257,7 @@ def test_harmless_use_works(what: str) -> None:
         exec(HARMLESS[what], {})  # noqa: S102 - our own text
         return "done"
 
-    assert filtered(work, filters.build(network=False)) == (0, "'done'")
+    assert filtered(work, filters.build(Network.NONE)) == (0, "'done'")
 
 
 def test_network_filter_allows_what_a_server_needs() -> None:
@@ -272,5 +273,5 @@ def test_network_filter_allows_what_a_server_needs() -> None:
         except OSError as error:
             return errno.errorcode[error.errno or 0]
 
-    assert filtered(work, filters.build(network=True)) == (0, "'connected'")
-    assert filtered(work, filters.build(network=False)) == (0, "'EAFNOSUPPORT'")
+    assert filtered(work, filters.build(Network.HOST)) == (0, "'connected'")
+    assert filtered(work, filters.build(Network.NONE)) == (0, "'EAFNOSUPPORT'")
