@@ -101,7 +101,7 @@ def line(text: str, at: float, *, owner: FunctionId = RESIZE, stream: str = "out
 
 def used(at: float, **more: Any) -> UsageRow:
     """Make a row of usage."""
-    defaults = {"kind": "call", "account": ALICE, "owner": ALICE, "function": RESIZE, "version": 1, "invocation": None}
+    defaults = {"kind": "call", "account": ALICE, "caller": ALICE, "owner": ALICE, "function": RESIZE, "version": 1, "invocation": None}
     return UsageRow(**{"at": at, "outcome": Outcome.OK, "wall_us": 1500, "memory_bytes": 1 << 30, **defaults, **more})
 
 

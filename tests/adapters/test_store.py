@@ -55,7 +55,7 @@ def line(text: str, *, at: float = 5.0, invocation: InvocationId | None = I1, st
 def used(at: float = 60.0, kind: str = "call", outcome: Outcome | None = Outcome.OK, **more: int) -> UsageRow:
     """Make a usage row of `resize`."""
     return UsageRow(
-        kind=kind, at=at, account=ALICE, owner=ALICE, function=RESIZE, version=1, invocation=I1, outcome=outcome, **more
+        kind=kind, at=at, account=ALICE, caller=ALICE, owner=ALICE, function=RESIZE, version=1, invocation=I1, outcome=outcome, **more
     )
 
 
@@ -246,7 +246,7 @@ async def test_usage_is_summed_by_day(store: SqliteStore) -> None:
 
 async def test_usage_is_per_account_and_time(store: SqliteStore) -> None:
     """An account sees its own rows only, within the time asked for; None sees all."""
-    await store.add_usage([used(60.0), used(600.0), replace(used(60.0), account=BOB)])
+    await store.add_usage([used(60.0), used(600.0), replace(used(60.0), account=BOB, caller=BOB, owner=BOB)])
     assert [r["calls"] for r in await store.usage(ALICE, 0.0, 1000.0)] == [2]
     assert [r["calls"] for r in await store.usage(ALICE, 0.0, 600.0)] == [1]
     assert [r["calls"] for r in await store.usage(ALICE, 600.0, 1000.0)] == [1]

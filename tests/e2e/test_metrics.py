@@ -174,7 +174,7 @@ _EMPTY = Snapshot(accounts=(), tokens=(), functions=(), versions=(), moves=())
 def row(function: FunctionId, wall_us: int, **more: Any) -> UsageRow:
     """Return a run's row."""
     given = {"kind": "call", "outcome": Outcome.OK, **more}
-    return UsageRow(at=0.0, account=_A, owner=_A, function=function, version=1, invocation=None, wall_us=wall_us, **given)
+    return UsageRow(at=0.0, account=_A, caller=_A, owner=_A, function=function, version=1, invocation=None, wall_us=wall_us, **given)
 
 
 def test_a_distribution_counts_each_run_once() -> None:

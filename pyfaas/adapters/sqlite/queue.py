@@ -13,6 +13,7 @@ from typing import Any
 
 from pyfaas.adapters.sqlite import rows
 from pyfaas.adapters.sqlite.connection import Database
+from pyfaas.adapters.sqlite.usage import add_rows
 from pyfaas.model import AccountId, Attempt, FunctionId, InvocationId, Job, JobState, Outcome, UsageRow
 from pyfaas.sharing import CallableId
 
@@ -53,7 +54,8 @@ class SqliteQueue:
     ) -> bool:
         """Record an attempt's end and the job's next state (`due`, `outcome`, `result`, `result_is_bytes`, `error`, `lost`).
 
-        `lost` is the job's new count, `due` counts for QUEUED. False when the fence is stale or the job is not running.
+        What the attempt used is added in the same transaction, whether or not it is the one that counts. `lost` is the job's new count,
+        `due` counts for QUEUED. False when the fence is stale or the job is not running.
         Raises ValueError for state RUNNING or another keyword.
         """
         if state is JobState.RUNNING or not ended.keys() <= _ENDED:
@@ -61,7 +63,12 @@ class SqliteQueue:
         values = ended | {"state": state, "finished": attempt.finished if state.is_terminal else None}
         if "error" in values:
             values["error"] = rows.to_json(values["error"])
-        return await self._database.write(lambda c: _finish(c, job_id, fence, attempt, values), ends_a_run=True)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            add_rows(connection, usage)
+            return _finish(connection, job_id, fence, attempt, values)
+
+        return await self._database.write(work, ends_a_run=True)
 
     async def cancel(self, job_id: InvocationId, at: float) -> Job | None:
         """Cancel a job and return it as it is now; a terminal one stays as it was; None when unknown."""

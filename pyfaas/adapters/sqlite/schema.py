@@ -178,6 +178,8 @@ _USAGE = (
     """INSERT INTO usage SELECT kind, minute, account, account, owner, function, '', '', version, outcome, rows, wall_us, cpu_us, gib_ms, 0,
         bytes_in, bytes_out, 0, 0, 0 FROM usage_before""",
     "DROP TABLE usage_before",
+    "CREATE INDEX usage_caller ON usage (caller, minute) WHERE caller <> account",
+    "CREATE INDEX usage_owner ON usage (owner, minute) WHERE owner <> account",
 )
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("accounts, functions, jobs, records", (*_ENTITIES, *_JOBS, *_RECORDS)),

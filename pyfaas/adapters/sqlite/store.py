@@ -2,9 +2,7 @@
 
 Every public method is one transaction in one of the database's lanes, its SQL in full sight. Nothing is deleted that had
 an id: removed rows keep theirs and are left out of `load`. Logs and usage are the exception, they are records.
-
-Usage is summed on the way in, by minute: a row a call would be hundreds of millions a day on a busy server,
-and nobody asks for less than a minute. `since` and `until` are therefore taken to the minute.
+Usage is in `usage.py`.
 """
 
 from __future__ import annotations
@@ -15,16 +13,16 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from pyfaas.adapters.sqlite import rows
 from pyfaas.adapters.sqlite.connection import Database
 from pyfaas.adapters.sqlite.copying import needed
+from pyfaas.adapters.sqlite.usage import SqliteUsage
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import (
     Account,
@@ -40,10 +38,8 @@ from pyfaas.model import (
     UsageRow,
     Version,
 )
-from pyfaas.ports import Kept, Snapshot
+from pyfaas.ports import CallSum, Kept, Snapshot
 
-GIB = 1 << 30
-DAY_MINUTES = 24 * 60
 _FUNCTION, _STREAM, _LINE = 1, 4, 5  # places in a log row
 _LINE_BYTES = 128  # that a line takes beside its text, about
 BUILD = "build"  # the stream of what an installation says
@@ -55,7 +51,7 @@ class SqliteStore:
 
     def __init__(self, database: Database) -> None:
         """Take a database from `schema.open_database`."""
-        self._database = database
+        self._database, self._usage = database, SqliteUsage(database)
 
     async def load(self) -> Snapshot:
         """Read all that lives; versions that are marked deleted are among them, their numbers being taken."""
@@ -184,14 +180,15 @@ class SqliteStore:
 
     async def add_usage(self, rows: Sequence[UsageRow]) -> None:
         """Add to the sums, all or none; not durable against a power cut. At most BATCH rows, lest others wait."""
-        await self._database.append(_many(_ADD_USAGE, [_usage_values(row) for row in rows]))
+        await self._usage.add(rows)
 
     async def usage(self, account: AccountId | None, since: float, until: float) -> Sequence[Mapping[str, Any]]:
-        """Sum usage by (kind, account, owner, function, day), with outcomes as a mapping; None is every account.
+        """Sum usage: see the port."""
+        return await self._usage.sums(account, since, until)
 
-        `day` is an ISO date in UTC; `calls` counts only kind `call`. Minutes from the one of `since` to before `until`.
-        """
-        return await self._database.read(lambda connection: _usage(connection, account, since, until))
+    async def calls_since(self, minute: int) -> Sequence[CallSum]:
+        """Count runs and bytes over the network since a minute."""
+        return await self._usage.calls_since(minute)
 
     async def add_logs(self, lines: Sequence[LogLine]) -> None:
         """Append lines in order; not durable against a power cut."""
@@ -245,28 +242,14 @@ class SqliteStore:
     async def trim(self, kind: Kept, before: float) -> int:
         """Delete a batch of what is older than `before`; returns how many rows went, 0 when nothing is left to do."""
         if kind == "usage":
-            minute = int(before // 60)
-            found = await self._database.read(lambda c: c.execute(_PAST, (minute,)).fetchone())
-            return await self._database.append(_many(_DROP_PAST, [(found["account"], minute)])) if found else 0
+            return await self._usage.trim(before)
         if kind == "logs":
             return await self._database.append(lambda connection: _drop_lines(connection, _OLD_LINES, before))
         return await self._database.append(_many(_TRIM[kind], [(before,)]))
 
     async def fold_usage(self, before: float) -> int:
-        """Sum an account's older minutes to hours, a day's at most; the sums stay exact. Returns how many rows went."""
-        minute = int(before // 3600) * 60  # whole hours only
-        found = await self._database.read(lambda connection: connection.execute(_UNFOLDED, (minute,)).fetchone())
-        if found is None:
-            return 0
-        span = (found["account"], found["minute"], min(minute, found["minute"] + DAY_MINUTES))
-
-        def work(connection: sqlite3.Connection) -> int:
-            sums = connection.execute(_HOURS, span).fetchall()
-            gone = connection.execute(_DROP_MINUTES, span).rowcount
-            connection.executemany(_ADD_USAGE, [tuple(row) for row in sums])
-            return gone
-
-        return await self._database.append(work)
+        """Sum an account's older minutes to hours, exactly; returns how many rows went."""
+        return await self._usage.fold(before)
 
     async def cap_logs(self, limit: int) -> int:
         """Delete a batch of the oldest lines of an account whose logs take more than `limit` bytes; returns how many."""
@@ -296,21 +279,6 @@ _EVENTS = """SELECT * FROM events WHERE function = :function AND cursor > :after
     AND (:version IS NULL OR version = :version OR json_type(detail, '$.weights."' || :version || '"') IS NOT NULL)
     ORDER BY cursor LIMIT :limit"""
 _LAST_EVENT = "SELECT coalesce(max(cursor), 0) FROM events"
-_ADD_USAGE = """
-    INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, wall_us = wall_us + excluded.wall_us, cpu_us = cpu_us + excluded.cpu_us,
-        gib_ms = gib_ms + excluded.gib_ms, peak_bytes = max(peak_bytes, excluded.peak_bytes), bytes_in = bytes_in + excluded.bytes_in,
-        bytes_out = bytes_out + excluded.bytes_out, net_in = net_in + excluded.net_in, net_out = net_out + excluded.net_out,
-        connections = connections + excluded.connections
-"""
-_USAGE = """
-    SELECT kind, account, owner, function, minute / 1440 AS day, outcome, sum(rows) AS rows, sum(wall_us) AS wall_us,
-        sum(cpu_us) AS cpu_us, sum(gib_ms) AS gib_ms, sum(bytes_in) AS bytes_in, sum(bytes_out) AS bytes_out,
-        (SELECT name FROM functions WHERE id = usage.function) AS name,
-        EXISTS (SELECT 1 FROM functions WHERE id = usage.function AND removed IS NOT NULL) AS removed
-    FROM usage WHERE (?1 IS NULL OR account = ?1) AND minute >= ?2 AND minute * 60 < ?3
-    GROUP BY day, kind, account, owner, function, outcome ORDER BY day, account, owner, function, kind, outcome
-"""
 # Lines arrive nearly in the order of their time, so the oldest are the lowest cursors: no index on `at` to pay for.
 _DROP_LINES = "DELETE FROM logs WHERE cursor IN ({}) RETURNING function, length(CAST(line AS BLOB))"
 _OLD_LINES = "SELECT cursor FROM (SELECT cursor, at FROM logs ORDER BY cursor LIMIT 500) WHERE at < ?"
@@ -323,22 +291,15 @@ _TRIM: Mapping[str, str] = {
     "jobs": """DELETE FROM jobs WHERE id IN
         (SELECT id FROM jobs WHERE finished IS NOT NULL AND finished < ? ORDER BY finished LIMIT 100)""",
 }
-_PAST = "SELECT account FROM usage WHERE minute < ? LIMIT 1"  # may read everything: by the lane that keeps nobody waiting
-_DROP_PAST = "DELETE FROM usage WHERE account = ? AND minute < ?"
-_KEY = "account, kind, caller, owner, function, way, operation, version, outcome"
-_UNFOLDED = """SELECT account, min(minute) AS minute FROM usage WHERE minute % 60 <> 0 AND minute < ?
-    GROUP BY account ORDER BY minute LIMIT 1"""
-_MINUTES = "account = ? AND minute >= ? AND minute < ? AND minute % 60 <> 0"
-_HOURS = f"""
-    SELECT kind, minute / 60 * 60 AS hour, account, caller, owner, function, way, operation, version, outcome, sum(rows), sum(wall_us),
-        sum(cpu_us), sum(gib_ms), max(peak_bytes), sum(bytes_in), sum(bytes_out), sum(net_in), sum(net_out), sum(connections)
-    FROM usage WHERE {_MINUTES} GROUP BY hour, {_KEY}
-"""  # noqa: S608 - fixed words only
-_DROP_MINUTES = f"DELETE FROM usage WHERE {_MINUTES}"  # noqa: S608 - likewise
-_LARGEST = """
-    SELECT account, sum(bytes) AS total FROM log_sizes JOIN functions ON functions.id = log_sizes.function
+# Whose logs there are: a lent run's are its caller's, under the id of what was called.
+_HOLDERS = """(SELECT id, account FROM functions UNION ALL SELECT id, account FROM account_aliases
+    UNION ALL SELECT id, account FROM subscriptions) AS holders"""
+_LARGEST = f"""
+    SELECT account, sum(bytes) AS total FROM log_sizes JOIN {_HOLDERS} ON holders.id = log_sizes.function
     GROUP BY account HAVING total > ? ORDER BY total DESC LIMIT 1
-"""
+"""  # noqa: S608 - fixed words only
+_LOGS_OF = f"""SELECT log_sizes.function FROM log_sizes JOIN {_HOLDERS} ON holders.id = log_sizes.function
+    WHERE account = ? AND bytes > 0"""  # noqa: S608 - likewise
 
 
 @contextmanager
@@ -357,9 +318,7 @@ def _many(sql: str, values: Sequence[tuple[Any, ...]]) -> Callable[[sqlite3.Conn
 
 def _drop_oldest(connection: sqlite3.Connection, account: AccountId) -> int:
     """Delete an account's oldest lines; each function's are in order already, by its index."""
-    functions = connection.execute(
-        "SELECT log_sizes.function FROM log_sizes JOIN functions ON id = log_sizes.function WHERE account = ? AND bytes > 0", (account,)
-    ).fetchall()
+    functions = connection.execute(_LOGS_OF, (account,)).fetchall()
     found = [connection.execute("SELECT cursor FROM logs WHERE function = ? ORDER BY cursor", (f[0],)) for f in functions]
     cursors = [row[0] for row in islice(heapq.merge(*found, key=itemgetter(0)), BATCH)]  # read no further than that
     for read in found:
@@ -474,35 +433,3 @@ def _storable(line: str) -> str:
 
 def _of_account(account: Account) -> tuple[str | None, str | None]:
     return rows.to_json(account.policy), rows.to_json(account.quota)
-
-
-def _usage_values(row: UsageRow) -> tuple[Any, ...]:
-    gib_ms = row.memory_bytes / GIB * (row.wall_us / 1000)
-    key = row.kind, int(row.at // 60), row.account, row.caller, row.owner, row.function, row.way, row.operation, row.version, row.outcome or ""
-    network = row.net_in, row.net_out, row.connections
-    return *key, row.count, row.wall_us, row.cpu_us, gib_ms, row.peak_bytes, row.bytes_in, row.bytes_out, *network
-
-
-def _usage(
-    connection: sqlite3.Connection, account: AccountId | None, since: float, until: float
-) -> list[Mapping[str, Any]]:
-    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in connection.execute(_USAGE, (account, int(since // 60), until)):
-        key = tuple(row)[:5]
-        total = sums.setdefault(key, _empty_sum(row))
-        if row["kind"] == "call":
-            total["calls"] += row["rows"]
-        if row["outcome"]:
-            total["outcomes"][row["outcome"]] = row["rows"]
-        total["wall_ms"] += row["wall_us"] / 1000
-        total["cpu_ms"] += row["cpu_us"] / 1000
-        for column in ("gib_ms", "bytes_in", "bytes_out"):
-            total[column] += row[column]
-    return cast("list[Mapping[str, Any]]", list(sums.values()))
-
-
-def _empty_sum(row: sqlite3.Row) -> dict[str, Any]:
-    day = datetime.fromtimestamp(row["day"] * DAY_MINUTES * 60, UTC).date().isoformat()
-    keys = {name: row[name] for name in ("kind", "account", "owner", "function", "name")} | {"removed": bool(row["removed"])}
-    counts = {"calls": 0, "outcomes": {}, "wall_ms": 0.0, "cpu_ms": 0.0, "gib_ms": 0.0, "bytes_in": 0, "bytes_out": 0}
-    return {**keys, "day": day, **counts}
