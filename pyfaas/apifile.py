@@ -1,8 +1,8 @@
 """What an API's owner writes: api.toml's keys, checked once and turned into a definition.
 
 Two tables say which keys there are and how each is read, as in `manifest`; nothing else knows a key. The terms of lending stand
-beside the operations and hold for all of them. A definition names functions and accounts as its owner calls them; whoever
-publishes it finds their ids.
+beside the operations and hold for all of them; `decisions/terms` reads those, which are a grant's. A definition names functions and
+accounts as its owner calls them; whoever publishes it finds their ids.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.manifest import MAX_TIMEOUT_MS, check_network_entry
+from pyfaas.manifest import MAX_TIMEOUT_MS
 from pyfaas.names import check_name, parse_duration, split_target
-from pyfaas.sharing import Access, Payer, Terms
+from pyfaas.sharing import Access
 
+TERMS = ("network", "logs", "reuse", "max_concurrency", "rate", "per_day", "secrets", "payer")
 MAX_OPERATIONS, MAX_BYTES = 100, 256 << 10
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RESERVED_NAMES = ("approvals", "versions")  # what follows an API's name in a path of its owner's
@@ -49,7 +50,7 @@ class OperationOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """An API version as written."""
+    """An API version as written; `terms` are for `decisions.terms.parse_terms`."""
 
     name: str | None
     version: str
@@ -58,7 +59,7 @@ class Definition:
     is_public: bool = True
     title: str = ""
     description: str = ""
-    terms: Terms = field(default_factory=Terms)
+    terms: Mapping[str, Any] = field(default_factory=dict)
     operations: tuple[OperationOrder, ...] = ()
 
 
@@ -68,12 +69,12 @@ def parse(table: Mapping[str, Any]) -> Definition:
     Raises unknown_key with a suggestion; invalid_name; invalid_request naming the key, what was found and what is expected.
     """
     _refuse_large(table)
-    _known(table, (*_KEYS, *_TERMS, "operations"), "")
+    _known(table, (*_KEYS, *TERMS, "operations"), "")
     for key in ("version", "operations"):
         if key not in table:
             raise PyfaasError(Code.INVALID_REQUEST, f"{key} is missing", hint=_EXAMPLE, evidence={"key": key})
     given = {_FIELDS.get(key, key): read(table[key], key) for key, read in _KEYS.items() if key in table}
-    terms = Terms(**{key: read(table[key], key) for key, read in _TERMS.items() if key in table})
+    terms = {key: table[key] for key in TERMS if key in table}
     made = Definition(**{"name": None, **given}, terms=terms, operations=_operations(table["operations"]))
     if made.accounts and made.access is not Access.LISTED:
         raise _wrong("accounts", list(made.accounts), "none", 'accounts are for access = "listed"')
@@ -201,14 +202,6 @@ def _accounts(value: Any, key: str) -> tuple[str, ...]:
     return tuple(sorted({check_name(name, "account") for name in names}))
 
 
-def _network(value: Any, key: str) -> tuple[str, ...]:
-    return tuple(sorted({check_network_entry(entry, f"{key}[{i}]") for i, entry in enumerate(_texts(value, key))}))
-
-
-def _secrets(value: Any, key: str) -> tuple[str, ...]:
-    return tuple(sorted({check_name(text, "secret") for text in _texts(value, key)}))
-
-
 def _timeout(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or len(str(value)) > 32:
         raise _wrong(key, value, "a duration such as 500ms, 30s or 5m")
@@ -216,21 +209,6 @@ def _timeout(value: Any, key: str) -> int:
     if not 1 <= millis <= MAX_TIMEOUT_MS:
         raise _wrong(key, value, f"1ms to {MAX_TIMEOUT_MS // 1000}s")
     return millis
-
-
-def _rate(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
-        raise _wrong(key, value, "runs in a second, a number above 0")
-    return float(value)
-
-
-def _whole(low: int, high: int) -> Callable[[Any, str], int]:
-    def read(value: Any, key: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _wrong(key, value, f"a whole number from {low} to {high}")
-        return value
-
-    return read
 
 
 def _one_of(*words: str) -> Callable[[Any, str], str]:
@@ -310,16 +288,6 @@ _KEYS: dict[str, _Reader] = {
     "directory": _flag,
     "title": _text,
     "description": _text,
-}
-_TERMS: dict[str, _Reader] = {
-    "network": _network,
-    "logs": _flag,
-    "reuse": _flag,
-    "max_concurrency": _whole(1, 10_000),
-    "rate": _rate,
-    "per_day": _whole(1, 1_000_000_000),
-    "secrets": _secrets,
-    "payer": lambda value, key: Payer(_one_of(*Payer)(value, key)),
 }
 _OPERATION: dict[str, _Reader] = {
     "name": lambda value, key: check_name(_text(value, key), "operation"),

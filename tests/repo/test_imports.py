@@ -24,6 +24,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.contract", ("pyfaas.errors", "pyfaas.model")),
     ("pyfaas.calls", ("pyfaas.errors", "pyfaas.model")),
     ("pyfaas.manifest", ("pyfaas.errors", "pyfaas.model", "pyfaas.names", "pyfaas.network", "pyfaas.sharing")),
+    ("pyfaas.apifile", ("pyfaas.errors", "pyfaas.manifest", "pyfaas.names", "pyfaas.sharing")),
     ("pyfaas.handover", ("pyfaas.config", "sandbox.spec")),
     ("pyfaas.decisions", ("pyfaas.errors", "pyfaas.manifest", "pyfaas.model", "pyfaas.names", "pyfaas.network", "pyfaas.sharing")),
     ("pyfaas.ports", ("pyfaas.model", "pyfaas.network", "pyfaas.sharing", "sandbox.spec")),
@@ -32,7 +33,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "pyfaas.service",
         (
-            *("pyfaas.bundle", "pyfaas.calls", "pyfaas.config", "pyfaas.decisions", "pyfaas.errors", "pyfaas.manifest"),
+            *("pyfaas.apifile", "pyfaas.bundle", "pyfaas.calls", "pyfaas.config", "pyfaas.decisions", "pyfaas.errors", "pyfaas.manifest"),
             *("pyfaas.model", "pyfaas.names", "pyfaas.network", "pyfaas.ports", "pyfaas.sharing"),
             *("sandbox.errors", "sandbox.spec", "sandbox.wire"),
         ),
