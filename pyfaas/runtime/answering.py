@@ -1,14 +1,14 @@
-"""Everything about a call that is not the warm way: flags, large bodies, coroutines, streams, HTTP."""
+"""Everything about a call that is not the warm way: flags, parameters, large bodies, coroutines, streams, HTTP."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyfaas.runtime import codec, http_answer, http_event, outcome, report, streams
+from pyfaas.runtime import codec, http_answer, http_event, outcome, params, report, streams, typed
 from pyfaas.runtime.aio import Aio
 from pyfaas.runtime.asgi import Asgi
 from pyfaas.runtime.codec import InvalidResult
@@ -17,6 +17,7 @@ from pyfaas.runtime.inbox import Inbox
 from pyfaas.runtime.loader import Order
 from pyfaas.runtime.outcome import Ended
 from pyfaas.runtime.shapes import Bound, Shape
+from sandbox import wire
 from sandbox.wire import Call, Flag, Status
 
 _Bytes = bytes | bytearray | memoryview
@@ -44,16 +45,20 @@ class Answering:
 
     def slow(self, call: Call) -> Ended:
         """Answer any call; never raises."""
-        body = self._inbox.whole_body(call)
+        call, body = wire.split_meta(call, self._inbox.whole_body(call))
         if 0 < call.deadline <= time.time():
             return Ended(Status.EXPIRED, b"")
         try:
-            http = json.loads(call.meta).get("http") or {} if call.flags & Flag.HTTP else None
+            said: dict[str, Any] | None = json.loads(call.meta) if call.flags & (Flag.HTTP | Flag.PARAMS) else None
+            http = said.get("http") or {} if said is not None and call.flags & Flag.HTTP else None
+            event = None if self._asgi is not None else self._event(call, http, body)
+            if said is not None and call.flags & Flag.PARAMS:
+                event, said["params"] = self._merged(said["params"], event, http)
+            context = Context(call.id, call.deadline, self.order.assignment, b"" if said is not None else call.meta, said)
             if self._asgi is not None:
-                return _no_http() if http is None else self._asgi.answer(call, http, body)
-            event = self._event(call, http, body)
-            del body
-            return self._result(self._called(event, call), call, http)
+                return _no_http() if http is None else self._asgi.answer(call, http, body, context)
+            del body, said
+            return self._result(self._called(event, context), call, http)
         except BaseException as error:  # noqa: BLE001 -- the loop outlives whatever the tenant raises
             return outcome.raised(error)
 
@@ -67,8 +72,8 @@ class Answering:
         except BaseException as second:  # noqa: BLE001 -- as above
             return outcome.raised(second)
 
-    def _called(self, event: Any, call: Call) -> Any:
-        result = self.bound.call(event, Context(call.id, call.deadline, self.order.assignment, call.meta))
+    def _called(self, event: Any, context: Context) -> Any:
+        result = self.bound.call(event, context)
         return self._aio.run(result) if inspect.iscoroutine(result) else result
 
     def _event(self, call: Call, http: Mapping[str, Any] | None, body: bytes) -> Any:
@@ -77,6 +82,16 @@ class Answering:
         if not body:
             return {} if http is None else http_event.query_parameters(http)
         return body if call.flags & Flag.BYTES else codec.decode(body)
+
+    def _merged(self, layers: Sequence[Mapping[str, Any]], event: Any, http: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+        """Merge parameters into an event. A URL's event is not the caller's object; a typed call by our SDK has its own in `$kwargs`."""
+        if self.bound.shape is not Shape.TYPED:
+            merged, found = params.merge(layers, event if http is None else None)
+            return event if http is not None else merged, found
+        if not typed.is_spelled_out(event):
+            return params.merge(layers, event)
+        named, found = params.merge(layers, event.get("$kwargs", {}))
+        return {**event, "$kwargs": named}, found
 
     def _result(self, result: Any, call: Call, http: Mapping[str, Any] | None) -> Ended:
         if streams.is_stream(result):

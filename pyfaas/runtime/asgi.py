@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyfaas.runtime import http_answer, outcome, report
 from pyfaas.runtime.aio import Aio
+from pyfaas.runtime.context import Context
 from pyfaas.runtime.inbox import Inbox
 from pyfaas.runtime.outcome import Ended
 from pyfaas.runtime.streams import Sender
@@ -90,17 +91,17 @@ class Asgi:
         self._app, self._aio, self._inbox, self._output_bytes = app, aio, inbox, output_bytes
         self.lifespan = Lifespan(app, aio)
 
-    def answer(self, call: Call, http: Mapping[str, Any], body: bytes) -> Ended:
+    def answer(self, call: Call, http: Mapping[str, Any], body: bytes, context: Context) -> Ended:
         """Run the app for one request; raises what the app raises."""
-        ended: Ended = self._aio.run(self._answer(call, http, body))
+        ended: Ended = self._aio.run(self._answer(call, http, body, context))
         return ended
 
-    async def _answer(self, call: Call, http: Mapping[str, Any], body: bytes) -> Ended:
+    async def _answer(self, call: Call, http: Mapping[str, Any], body: bytes, context: Context) -> Ended:
         import asyncio  # noqa: PLC0415 -- see aio.py
 
         loop = asyncio.get_running_loop()
         exchange = Exchange(self._inbox, body, stream=bool(call.flags & Flag.STREAM), room=self._output_bytes)
-        scope = _scope(http, copy.copy(self.lifespan.state))
+        scope = _scope(http, copy.copy(self.lifespan.state), context)
         task = loop.create_task(_awaited(self._app(scope, exchange.receive, exchange.send)))
         descriptor = self._inbox.channel.fileno()
 
@@ -198,7 +199,7 @@ async def _awaited(result: Any) -> Any:
     return await result
 
 
-def _scope(http: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+def _scope(http: Mapping[str, Any], state: dict[str, Any], context: Context) -> dict[str, Any]:
     path = str(http.get("path") or "/")
     return {
         "type": "http",
@@ -214,6 +215,7 @@ def _scope(http: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
         "client": _address(http.get("client")),
         "server": _address(http.get("server")),
         "state": state,
+        "pyfaas": {"params": context.params, "secrets": context.secrets, "caller": context.caller, "alias": context.alias},
     }
 
 

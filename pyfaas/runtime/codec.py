@@ -22,6 +22,8 @@ from typing import Any, Never
 class InvalidEvent(Exception):
     """The caller's body cannot be given to the function; the text says why."""
 
+    kind = "InvalidEvent"
+
 
 class InvalidResult(Exception):
     """The function returned what is not JSON; the text names the type."""

@@ -38,17 +38,17 @@ class Context:
     # __dict__ lets middleware hang its own attributes on the context; it costs nothing until somebody does.
     __slots__ = ("__dict__", "_assignment", "_call_id", "_document", "_meta", "deadline")
 
-    def __init__(self, call_id: bytes, deadline: float, assignment: Assignment, meta: bytes) -> None:
-        """Keep the references; `meta` is the call's meta JSON, parsed when first read."""
+    def __init__(self, call_id: bytes, deadline: float, assignment: Assignment, meta: bytes, document: dict[str, Any] | None = None) -> None:
+        """Keep the references; `meta` is the call's meta JSON, parsed when first read, unless the `document` is given that it is."""
         self._call_id = call_id
         self.deadline = deadline
         self._assignment = assignment
         self._meta = meta
-        self._document: dict[str, Any] | None = None
+        self._document = document
 
     def _said(self, key: str, default: Any) -> Any:
         if self._document is None:
-            self._document = json.loads(self._meta) if self._meta else {}
+            self._document, self._meta = json.loads(self._meta) if self._meta else {}, b""
         return self._document.get(key, default)
 
     @property
@@ -105,23 +105,23 @@ class Context:
 
     @property
     def caller(self) -> str:
-        """The account that called; the owner itself unless the function is lent."""
+        """The id of the account that called, the outermost one; the owner itself unless the function is lent."""
         return str(self._said("caller", None) or self._assignment.account)
 
     @property
     def alias(self) -> str | None:
-        """The account alias through which the call came, or None."""
+        """The account alias or subscription through which the call came, as the caller names it, or None."""
         alias = self._said("alias", None)
         return None if alias is None else str(alias)
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters attached by aliases and subscriptions."""
+        """The parameters that owners, account aliases and subscriptions declare, with the values that hold for this call."""
         return dict(self._said("params", None) or {})
 
     @property
     def secrets(self) -> dict[str, str]:
-        """The secrets given for this call, by name."""
+        """The function's secrets and those that the caller gave along, by key; gone with the call."""
         return dict(self._said("secrets", None) or {})
 
     def get_remaining_time_in_millis(self) -> int:

@@ -18,7 +18,7 @@ class Ended(NamedTuple):
 def raised(error: BaseException) -> Ended:
     """Say what an exception of the tenant's code means."""
     if isinstance(error, codec.InvalidEvent):
-        return Ended(Status.INVALID_EVENT, report.document("InvalidEvent", str(error)))
+        return Ended(Status.INVALID_EVENT, report.document(error.kind, str(error)))
     if isinstance(error, codec.InvalidResult):
         return not_json(error)
     limit = report.disk_limit(error)

@@ -125,7 +125,7 @@ class Convention:
             raise InvalidEvent("the event is bytes; a typed function takes a JSON object")
         if not isinstance(event, dict):
             raise InvalidEvent(f"a typed function takes a JSON object, not {_json_name(event)}")
-        if event.keys() <= {"$args", "$kwargs"} and event:
+        if is_spelled_out(event):
             args, kwargs = event.get("$args", []), event.get("$kwargs", {})
             if not isinstance(args, list) or not isinstance(kwargs, dict):
                 raise InvalidEvent("$args must be an array and $kwargs an object")
@@ -167,6 +167,11 @@ class Convention:
                 break
             moved.append(values.pop(param.name))
         return moved
+
+
+def is_spelled_out(event: Any) -> bool:
+    """Tell whether an event is a call as our SDK writes it: `$args` and `$kwargs` instead of the arguments by name."""
+    return isinstance(event, dict) and bool(event) and event.keys() <= {"$args", "$kwargs"}
 
 
 def _read(read: Reader, value: Any, path: str, problems: list[str]) -> Any:

@@ -30,14 +30,17 @@ from sandbox.wire import Flag
 
 _ID = b"0" * wire.ID_BYTES
 _BODY = b'{"text":"a","number":1.5,"list":[1,null,true],"nested":{"a":"b"}}'
-_META = b'{"http":{"method":"POST","path":"/","headers":[["content-type","text/plain"]]}}'
+_METAS = {
+    Flag.HTTP: b'{"http":{"method":"POST","path":"/","headers":[["content-type","text/plain"]]}}',
+    Flag.PARAMS: b'{"params":[{"lock":{"text":"a"},"require":["number"],"stored":{"key":"b"}}],"secrets":{"KEY":"c"},"caller":"0","alias":"a"}',
+}
 _REHEARSAL = HEADER + marshal.dumps(compile("def handler(event, context):\n    return event\n", "rehearsal.py", "exec"))
 _ROUNDS = 16  # CPython specialises byte code after a few runs
 
 
 def warm() -> None:
     """Run good and failing calls of harmless handlers through the loop; leaves nothing behind."""
-    _run((_echo, _fail, _add), (0, Flag.HTTP), _ROUNDS)
+    _run((_echo, _fail, _add), (0, *_METAS), _ROUNDS)
 
 
 def _run(handlers: Sequence[Callable[..., Any]], flags: Sequence[int], rounds: int) -> None:
@@ -91,7 +94,7 @@ def _rounds(handler: Any, console: Console, flags: Sequence[int], rounds: int) -
         answering = Answering(order, shapes.bind(handler), Inbox(far))
         deadline = time.time() + 60.0
         for flag in flags:
-            meta = _META if flag else b""
+            meta = _METAS[Flag(flag)] if flag else b""
             for _ in range(rounds):
                 near.send(wire.call_packets(flag, _ID, deadline, meta, _BODY)[0])
         far.shutdown(socket.SHUT_RD)
