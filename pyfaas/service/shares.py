@@ -48,6 +48,7 @@ class Shares:
         self.api_versions: dict[ApiId, dict[str, ApiVersion]] = {}  # in order of publication
         self.subscriptions: dict[CallableId, Subscription] = {}
         self.subscription_names: dict[tuple[AccountId, str], Subscription] = {}  # not those that ended or were refused
+        self._subscribed: dict[tuple[ApiId, AccountId], dict[CallableId, Subscription]] = {}
         self.on_change: Callable[[], None] = lambda: None
         for grant in lent.grants:
             self.put_grant(grant)
@@ -106,12 +107,17 @@ class Shares:
     def put_subscription(self, subscription: Subscription) -> None:
         """Take in a subscription, new or changed; one that ended gives its name free."""
         self.subscriptions[subscription.id] = subscription
+        self._subscribed.setdefault((subscription.api, subscription.account), {})[subscription.id] = subscription
         key = (subscription.account, subscription.name)
         if subscription.state in (SubscriptionState.PENDING, SubscriptionState.ACTIVE):
             self.subscription_names[key] = subscription
         elif key in self.subscription_names and self.subscription_names[key].id == subscription.id:
             del self.subscription_names[key]
         self.changed()
+
+    def subscriptions_of(self, api: ApiId, account: AccountId) -> list[Subscription]:
+        """Return an account's subscriptions of an API, those that ended too."""
+        return list(self._subscribed.get((api, account), {}).values())
 
     def is_taken(self, account: AccountId, name: str) -> bool:
         """Tell whether an account alias or a subscription has a name; functions are the registry's."""
