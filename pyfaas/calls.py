@@ -67,6 +67,7 @@ class Result:
     vm: str = ""
     container: str = ""
     why: str = ""  # which step of the placement cascade gave the container
+    is_callers_word: bool = False  # `message` speaks of what the caller sent, and of nothing else
 
 
 class Sink(Protocol):

@@ -54,7 +54,9 @@ from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Registry
 from pyfaas.service.retention import Retention
 from pyfaas.service.service import Service, write_secret
+from pyfaas.service.shares import Lent, Shares
 from pyfaas.service.storage import forget_missing
+from pyfaas.service.ways import Ways
 from pyfaas.web.front import Site, start
 from sandbox.errors import LauncherGone, SandboxError
 from sandbox.host.launcher import Launcher
@@ -117,7 +119,8 @@ class Server:
         finisher = Finisher(self.journal, self.clock)
         self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
         self.fleet.listen(happenings.tell)
-        dispatcher = Dispatcher(self.config, registry, self.fleet, finisher, self.clock)
+        shares = Shares(Lent())
+        dispatcher = Dispatcher(self.config, registry, Ways(registry, shares), self.fleet, finisher, self.clock)
         bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)
         environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool)

@@ -7,7 +7,9 @@ one changes its state in the same call, so no two calls are ever given one conta
     idle container of the version → blank in a VM of the tenant key → a VM of the tenant key with room (fork)
     → VM from the warming pool → a new VM → no room (evict the idle one that was used longest ago, if any)
 
-`fork` and `open` make a container that is not there yet; the caller waits, and asks again when one arrived.
+Whom a VM is dedicated to (its *home*) is the tenant key, unless several keys share VMs and not containers: aliases of one pair of
+accounts do. VMs with network are made for their home, since the warming pool has none of them. `fork` and `open` make a container that is
+not there yet; the caller waits, and asks again when one arrived.
 Nothing here does I/O or reads a clock.
 """
 
@@ -50,6 +52,7 @@ class Slot:
     id: str
     vm: str
     state: State = State.BLANK
+    tenant: TenantKey | None = None  # whose calls it may answer: not all of those whose VM it is in
     lane: Lane | None = None
     since: float = 0.0
     calls: int = 0
@@ -57,7 +60,7 @@ class Slot:
 
 @dataclass(slots=True, kw_only=True)
 class VmRecord:
-    """A VM as the pool knows it; `tenant` None means warm. `forking` counts blanks on their way."""
+    """A VM as the pool knows it; `tenant` is whom it is dedicated to, None means warm. `forking` counts blanks on their way."""
 
     id: str
     tenant: TenantKey | None = None
@@ -101,6 +104,7 @@ class Pool:
         self.forking = 0
         self.by_tenant: dict[TenantKey, list[str]] = {}
         self.idle: dict[tuple[TenantKey, Lane], list[Slot]] = {}
+        self.made_for: set[TenantKey] = set()  # homes for which a VM with network is being made
         self.containers = 0
         self.hits = self.misses = 0
         self._assigned: list[float] = []
@@ -127,18 +131,23 @@ class Pool:
         slot.state, slot.since = State.BUSY, now
         return slot
 
-    def place(self, tenant: TenantKey, lane: Lane, now: float, near: str = "") -> Placement:
-        """Run the cascade for one call, reserving what it finds; `near` is the VM to look at first."""
+    def place(
+        self, tenant: TenantKey, lane: Lane, now: float, near: str = "", *, home: TenantKey | None = None, is_plain: bool = True
+    ) -> Placement:
+        """Run the cascade for one call, reserving what it finds; `near` is the VM to look at first.
+
+        `home`: whose VMs, when that is not the tenant key. Not `is_plain`: in a VM with network, of which the first is made here.
+        """
         slot = self.take_idle(tenant, lane, now)
         if slot is not None:
             return Placement(step=Step.IDLE, slot=slot)
-        roomy = None
-        known = self.by_tenant.get(tenant, ())
+        roomy, home = None, home or tenant
+        known = self.by_tenant.get(home, ())
         for vm_id in (near, *known) if near in known else known:
             vm = self.vms[vm_id]
             blank = next((s for s in vm.slots.values() if s.state is State.BLANK), None)
             if blank is not None:
-                return Placement(step=Step.BLANK, slot=self._bind(blank, lane, now))
+                return Placement(step=Step.BLANK, slot=self._bind(blank, tenant, lane, now))
             if len(vm.slots) + vm.forking < self.limits.per_vm:
                 roomy = roomy or vm
         is_full = self.containers + self.forking + self.opening >= self.limits.max_containers
@@ -146,11 +155,15 @@ class Pool:
             roomy.forking += 1
             self.forking += 1
             return Placement(step=Step.FORK, vm=roomy.id)
-        if self.warm and roomy is None:
+        if self.warm and roomy is None and is_plain:
             self.hits += 1
-            return Placement(step=Step.WARM, slot=self._bind(self._assign(tenant, now), lane, now))
+            return Placement(step=Step.WARM, slot=self._bind(self._assign(home, now), tenant, lane, now))
         if is_full or len(self.vms) + self.opening >= self.limits.max_vms:
             return Placement(step=Step.FULL, evict=self._oldest_idle())
+        if home in self.made_for:
+            return Placement(step=Step.FULL)  # until that one is there
+        if not is_plain:
+            self.made_for.add(home)
         self.misses += 1
         self.opening += 1
         return Placement(step=Step.OPEN)
@@ -173,14 +186,14 @@ class Pool:
             slot.state, slot.since = State.BUSY, now
         return slot
 
-    def replaced(self, vm_id: str, container: str, lane: Lane, now: float) -> Slot | None:
+    def replaced(self, vm_id: str, container: str, tenant: TenantKey, lane: Lane, now: float) -> Slot | None:
         """Take in a container whose process was replaced, bound to a version; None when the VM is gone."""
         vm = self.vms.get(vm_id)
         if vm is None:
             return None
         slot = vm.slots[container] = Slot(id=container, vm=vm_id, since=now)
         self.containers += 1
-        return self._bind(slot, lane, now)
+        return self._bind(slot, tenant, lane, now)
 
     def spare(self, vm_id: str) -> bool:
         """Say whether the VM is to be given another blank, and count it as coming: each active VM keeps one."""
@@ -197,17 +210,23 @@ class Pool:
 
     # ---- what happened
 
-    def vm_opened(self, vm_id: str, container: str, now: float) -> None:
-        """Take in a new VM with its blank; it is warm."""
+    def vm_opened(self, vm_id: str, container: str, now: float, home: TenantKey | None = None) -> None:
+        """Take in a new VM with its blank; it is warm, unless it was made for a home."""
         self.opening = max(0, self.opening - 1)
-        vm = self.vms[vm_id] = VmRecord(id=vm_id, since=now)
+        vm = self.vms[vm_id] = VmRecord(id=vm_id, tenant=home, since=now)
         vm.slots[container] = Slot(id=container, vm=vm_id, since=now)
         self.containers += 1
-        self.warm.append(vm_id)
+        if home is None:
+            self.warm.append(vm_id)
+        else:
+            self.made_for.discard(home)
+            self.by_tenant.setdefault(home, []).append(vm_id)
 
-    def open_failed(self) -> None:
+    def open_failed(self, home: TenantKey | None = None) -> None:
         """Forget a VM that could not be made."""
         self.opening = max(0, self.opening - 1)
+        if home is not None:
+            self.made_for.discard(home)
 
     def forked(self, vm_id: str, container: str | None, now: float) -> bool:
         """Take in a blank that was forked into a VM (None: it failed); False when the VM is gone."""
@@ -224,10 +243,10 @@ class Pool:
     def release(self, slot: Slot, now: float) -> None:
         """Make a container idle after its load or its call."""
         vm = self.vms.get(slot.vm)
-        if vm is None or slot.lane is None or slot.id not in vm.slots or vm.tenant is None:
+        if vm is None or slot.lane is None or slot.id not in vm.slots or slot.tenant is None:
             return
         slot.state, slot.since = State.IDLE, now
-        self.idle.setdefault((vm.tenant, slot.lane), []).append(slot)
+        self.idle.setdefault((slot.tenant, slot.lane), []).append(slot)
 
     def container_gone(self, vm_id: str, container: str) -> None:
         """Forget a container that ended, whatever its state."""
@@ -236,8 +255,8 @@ class Pool:
         if vm is None or slot is None:
             return
         self.containers -= 1
-        if slot.state is State.IDLE and vm.tenant is not None and slot.lane is not None:
-            self.idle[(vm.tenant, slot.lane)].remove(slot)
+        if slot.state is State.IDLE and slot.tenant is not None and slot.lane is not None:
+            self.idle[(slot.tenant, slot.lane)].remove(slot)
         if not vm.slots and vm.tenant is None:
             self.vm_gone(vm_id)
 
@@ -300,15 +319,20 @@ class Pool:
         wanted = set(lanes)
         return [s for (_, lane), stack in self.idle.items() if lane in wanted for s in stack]
 
-    def _assign(self, tenant: TenantKey, now: float) -> Slot:
+    def empty(self, home: TenantKey) -> list[str]:
+        """Return a home's VMs in which there are blanks only, and none on its way."""
+        vms = (self.vms[vm] for vm in self.by_tenant.get(home, ()))
+        return [vm.id for vm in vms if not vm.forking and all(s.state is State.BLANK for s in vm.slots.values())]
+
+    def _assign(self, home: TenantKey, now: float) -> Slot:
         vm = self.vms[self.warm.pop()]
-        vm.tenant, vm.since = tenant, now
-        self.by_tenant.setdefault(tenant, []).append(vm.id)
+        vm.tenant, vm.since = home, now
+        self.by_tenant.setdefault(home, []).append(vm.id)
         self._assigned.append(now)
         return next(iter(vm.slots.values()))
 
-    def _bind(self, blank: Slot, lane: Lane, now: float) -> Slot:
-        blank.state, blank.lane, blank.since = State.LOADING, lane, now
+    def _bind(self, blank: Slot, tenant: TenantKey, lane: Lane, now: float) -> Slot:
+        blank.state, blank.tenant, blank.lane, blank.since = State.LOADING, tenant, lane, now
         return blank
 
     def _oldest_idle(self) -> str | None:

@@ -74,7 +74,7 @@ class Beside:
         """Return the VM in which the older version runs, and where the code goes there."""
         older = {other.key for other in self._older(lane)}
         pool = self._fleet.pool
-        holds = (vm for vm in pool.by_tenant.get(lane.tenant, ()) if any(s.lane in older for s in pool.vms[vm].slots.values()))
+        holds = (vm for vm in pool.by_tenant.get(lane.home, ()) if any(s.lane in older for s in pool.vms[vm].slots.values()))
         vm = next(holds, "")
         if not vm:
             return vm, Target.NEAR_STORE

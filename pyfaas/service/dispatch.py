@@ -11,30 +11,35 @@ import asyncio
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from pyfaas.calls import Request, Result, Sink
 from pyfaas.config import Config
 from pyfaas.decisions import rollout, routing, staleness
-from pyfaas.decisions.quota import Admission, admit
+from pyfaas.decisions.quota import Admission, Pace, admit
 from pyfaas.errors import Code, PyfaasError
-from pyfaas.model import AccountId, EventKind, FunctionId, Outcome, TenantKey, Version, VersionState
+from pyfaas.model import AccountId, EventKind, FunctionId, Outcome, StalePolicy, TenantKey, Version, VersionState
+from pyfaas.network import intersect
 from pyfaas.ports import Clock
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.fleet import Fleet, expired
 from pyfaas.service.ids import Ids
 from pyfaas.service.lane import AccountLoad, Call, Lane, meta_of
 from pyfaas.service.registry import Entry, Registry
+from pyfaas.service.sealing import seal
 from pyfaas.service.session import Doom
+from pyfaas.service.ways import Use, Way, Ways
 
 TICK_S = 0.02
 _FREE = staleness.Merged(is_allowed=True)  # whatever is not ready is not waited for
 _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
 _PRELOAD = 16
 _SETTLED = frozenset({VersionState.READY, VersionState.FAILED})
+_FREE_OF_CHARGE = frozenset({Outcome.LOST, Outcome.REJECTED})
+_MAX_META = 60 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,15 @@ class _Choice:
 class Dispatcher:
     """Accepts calls and sees each to its one end. `prepare` starts a version's preparation."""
 
-    def __init__(self, config: Config, registry: Registry, fleet: Fleet, finisher: Finisher, clock: Clock) -> None:
+    def __init__(self, config: Config, registry: Registry, ways: Ways, fleet: Fleet, finisher: Finisher, clock: Clock) -> None:
         """Begin without calls."""
-        self.config, self.registry, self.fleet, self.finisher, self.clock = config, registry, fleet, finisher, clock
+        self.config, self.registry, self.ways, self.fleet, self.finisher, self.clock = config, registry, ways, fleet, finisher, clock
         self.ids = Ids(clock.now())
         self.loads: dict[AccountId, AccountLoad] = {}
         self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
+        self.secrets_of: Callable[[Call], Mapping[str, str]] = lambda _call: {}  # opened
+        self.secrets_size: Callable[[Call], int] = lambda _call: 0  # at most, in bytes
+        self.audit: Callable[[Way, Result], None] = lambda _way, _result: None
         self.is_draining = False
         self.unrun: Counter[Outcome] = Counter()  # calls that were accepted and ended without having run
         self.throttled = 0
@@ -121,69 +129,105 @@ class Dispatcher:
         """Accept a call, or raise what refuses it (not_found, gone, throttled, not_ready)."""
         if self.is_draining:
             raise PyfaasError(Code.NOT_READY, "the server is stopping", retry_after=1.0)
-        entry = self._entry(request)
-        account = self._load_of(request, entry)
+        entry, way = self._find(request)
+        account = self._load_of(request, entry, way)
         now = self.clock.monotonic()
-        call = Call(self, request.id or self.ids.next(), request, sink, entry, account, now)
-        if request.http is not None or request.qualifier is not None:
-            call.meta = msgspec.json.encode(meta_of(request))
-        lane = entry.routes.get(request.qualifier)
+        call = Call(self, request.id or self.ids.next(), request, sink, entry, way, account, now)
+        if way is not None or request.http is not None or request.qualifier is not None:
+            call.meta = meta_of(request, way)
+        call.extra = self.secrets_size(call)
+        if call.meta is not None or call.extra:
+            _add_size(call)
+        lane = entry.routes.get(way or request.qualifier)
         if lane is None or request.stale is not None:
             self._route(call)
         else:
             call.lane, call.requested = lane, lane.version.number
         admission = admit(
             account_running=account.running,
-            account_limit=self.config.account_concurrency,
-            running=entry.running,
-            limit=entry.function.settings.concurrency,
+            account_limit=account.limit,
+            gates=[(gate.running, gate.limit) for gate in call.gates],
             waiting=account.waiting,
             queue_limit=self.config.queue_limit,
         )
+        if admission is not Admission.REFUSE:
+            self._pace(call, now)
         if admission is Admission.ADMIT:
             self._admit(call, now)
         elif admission is Admission.WAIT:
             account.waiting += 1
-            account.held.setdefault(entry, deque()).append(call)
+            account.held.setdefault(call.subject, deque()).append(call)
         else:
             self.throttled += 1
             raise _throttled(self.config.queue_limit)
+        if way is not None:
+            for use in way.gates:
+                use.calls[call] = None
         return call
 
-    def _entry(self, request: Request) -> Entry:
-        caller = request.caller
+    def _find(self, request: Request) -> tuple[Entry, Way | None]:
+        """Return what a name stands for: a function of the account's own, or the way to another's. Raises as `Ways.find` does."""
         if request.owner is not None:
-            return self.registry.entry(self.registry.account(request.owner).id, request.name)
-        if caller is None:
+            account = self.registry.account(request.owner).id
+        elif request.caller is not None:
+            account = request.caller.account.id
+        else:
             raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="run pyfaas login")
-        return self.registry.entry(caller.account.id, request.name)
+        entry = self.registry.by_name.get((account, request.name))
+        if entry is not None:
+            return entry, None
+        way = self.ways.find(account, request.name, request.api_version)
+        if request.qualifier is not None:
+            message = f"{request.name!r} takes no qualifier: it says itself which version"
+            raise PyfaasError(Code.INVALID_REQUEST, message, hint="leave out what follows the colon")
+        return way.entry, way
 
-    def _load_of(self, request: Request, entry: Entry) -> AccountLoad:
-        payer = request.caller.account.id if request.caller is not None else entry.function.account
-        load = self.loads.get(payer)
-        if load is None:
-            load = self.loads[payer] = AccountLoad(payer)
-        return load
+    def _load_of(self, request: Request, entry: Entry, way: Way | None) -> AccountLoad:
+        caller = request.caller.account.id if request.caller is not None else entry.function.account
+        payer = way.payer if way is not None else caller
+        return self.loads.get(payer) or self.load(payer)
+
+    def load(self, account: AccountId) -> AccountLoad:
+        """Return what an account has running and waiting, within the limits that it has now."""
+        quota, config = self.registry.accounts[account].quota, self.config
+        found = self.loads.get(account)
+        if found is None:
+            found = self.loads[account] = AccountLoad(account, 0, Pace())
+        found.limit = config.account_concurrency if quota.concurrency is None else quota.concurrency
+        rate = config.account_rate if quota.rate is None else quota.rate
+        found.pace.set(rate, config.account_daily if quota.per_day is None else quota.per_day)
+        return found
+
+    def _pace(self, call: Call, now: float) -> None:
+        """Count a run that begins against the payer's rate and day and the owner's caps; raises throttled."""
+        at, way = self.clock.now(), call.way
+        paces = [call.account.pace] if way is None else [call.account.pace, *(use.pace for use in way.gates)]
+        for pace in paces:
+            if wait := pace.wait(now, at):
+                self.throttled += 1
+                raise _too_many(pace, wait, is_own=pace is call.account.pace)
+        for pace in paces:
+            pace.take(now, at)
 
     def _admit(self, call: Call, now: float) -> None:
         call.account.running += 1
-        call.entry.running += 1
+        for gate in call.gates:
+            gate.running += 1
         self._go_on(call, now)
 
     def _admit_held(self, account: AccountLoad) -> None:
         """Admit what waited over a limit, a call of each function in turn."""
-        for entry in list(account.held):
-            queue = account.held.pop(entry)
+        for subject in list(account.held):
+            queue = account.held.pop(subject)
             while queue and queue[0].is_done:
                 queue.popleft()
-            limit = entry.function.settings.concurrency
-            if queue and account.running < self.config.account_concurrency and entry.running < limit:
+            if queue and account.running < account.limit and all(gate.running < gate.limit for gate in queue[0].gates):
                 call = queue.popleft()
                 account.waiting -= 1
                 self._reconsider(call)
                 self._admit(call, self.clock.monotonic())
             if queue:
-                account.held[entry] = queue
+                account.held[subject] = queue
 
     def _reconsider(self, call: Call) -> None:
         """Decide again for a call that was to be an older version's, and did not begin yet: the named one may have taken over."""
@@ -199,39 +243,46 @@ class Dispatcher:
 
         Raises not_found or gone.
         """
-        entry = self._entry(request)
-        choice = self._choose(request, entry, request.sticky_key or self.ids.next())
+        entry, way = self._find(request)
+        choice = self._choose(request, entry, way, request.sticky_key or self.ids.next())
         return choice.route.requested, choice.decision.version
 
     def _route(self, call: Call, *, has_waited: bool = False) -> None:
         """Resolve the qualifier and decide which version serves; leaves `call.lane` None when it has to wait."""
-        request, entry = call.request, call.entry
-        choice = self._choose(request, entry, request.sticky_key or call.id, has_waited=has_waited, is_counted=call.requested is None)
+        request, entry, way = call.request, call.entry, call.way
+        key = request.sticky_key or call.id
+        choice = self._choose(request, entry, way, key, has_waited=has_waited, is_counted=call.requested is None)
         route, decision = choice.route, choice.decision
         call.requested, call.waits_until = route.requested, call.submitted + choice.policy.max_wait_ms / 1000
         if decision.prepare:
             self.prepare(entry, entry.versions[route.requested])
         if decision.answer not in (rollout.Answer.NEW, rollout.Answer.OLD):
             return
-        call.lane = self.lane(entry, entry.versions[decision.version])
+        call.lane = self.lane(entry, entry.versions[decision.version], way)
         if decision.answer is rollout.Answer.OLD:
             call.tally = choice.tally
         elif choice.is_lasting and not route.is_weighted and request.stale is None:
-            entry.routes[request.qualifier] = call.lane
+            entry.routes[way or request.qualifier] = call.lane
         if decision.load:
             self.advance(entry, entry.versions[route.requested])
 
-    def _choose(self, request: Request, entry: Entry, key: str, *, has_waited: bool = False, is_counted: bool = True) -> _Choice:
+    def _choose(
+        self, request: Request, entry: Entry, way: Way | None, key: str, *, has_waited: bool = False, is_counted: bool = True
+    ) -> _Choice:
         """Decide, and count the answer: a limit of old answers holds however many requests come at once.
 
-        A call that waited is decided again, and was counted before.
+        A call that waited is decided again, and was counted before. Of a lent function both accounts say how old an answer may be.
         """
-        pointer = request.qualifier or routing.LATEST
+        qualifier = request.qualifier if way is None else way.qualifier
+        pointer = qualifier or routing.LATEST
         moves = entry.moves.get(pointer)
         levels = (moves[-1].policy, entry.function.settings) if moves else (entry.function.settings,)
-        account = self.registry.accounts[entry.function.account].policy
-        policy = staleness.merge((*levels, account), request.stale, is_pointer=bool(moves))
-        route = routing.resolve(request.qualifier, entry.versions, entry.moves, key, policy.min_version)
+        levels, asked = (*levels, self._policy_of(entry.function.account)), request.stale
+        if way is not None and not way.is_own:  # the caller's account may be stricter than the owner, as a request may
+            own = self._policy_of(way.caller)
+            levels, asked = (*levels, replace(own, stale=None)), asked or own.stale
+        policy = staleness.merge(levels, asked, is_pointer=bool(moves))
+        route = routing.resolve(qualifier, entry.versions, entry.moves, key, policy.min_version)
         version = entry.versions[route.requested]
         tally = entry.tallies.get(pointer)
         if tally is None:
@@ -241,7 +292,7 @@ class Dispatcher:
             route.requested,
             version.state,
             route.substitutes,
-            {n: self._supply(entry, n) for n in (route.requested, *route.substitutes)},
+            {n: self._supply(entry, n, way) for n in (route.requested, *route.substitutes)},
             may_be_stale=staleness.may_be_stale(policy, tally, self.clock.now()),
             is_cut_over=is_cut,
             has_waited=has_waited,
@@ -249,6 +300,9 @@ class Dispatcher:
         tally.total += is_counted
         tally.stale += decision.answer is rollout.Answer.OLD
         return _Choice(route, decision, policy, tally, is_lasting=is_cut or route.pointer is None)
+
+    def _policy_of(self, account: AccountId) -> StalePolicy:
+        return self.registry.accounts[account].policy
 
     def is_whole(self, entry: Entry, pointer: str) -> bool:
         """Tell whether a pointer's calls are answered whole though each is decided anew: during a deploy, or by a weight.
@@ -260,28 +314,33 @@ class Dispatcher:
             return False
         if all(entry.versions[n].state is VersionState.READY for n in (moves[-1].version, *moves[-1].weights)):
             return True
-        account = self.registry.accounts[entry.function.account].policy
+        account = self._policy_of(entry.function.account)
         policy = staleness.merge((moves[-1].policy, entry.function.settings, account), None, is_pointer=True)
         return policy == _FREE and bool(routing.resolve(pointer, entry.versions, entry.moves, "", None).substitutes)
 
-    def lane(self, entry: Entry, version: Version) -> Lane:
-        """Return the lane of a version under its owner's tenant key."""
-        tenant = TenantKey(entry.function.account)
+    def lane(self, entry: Entry, version: Version, way: Way | None = None) -> Lane:
+        """Return the lane of a version under its owner's tenant key, or a way's."""
+        tenant = _tenant(entry, way)
         key = (tenant, (version.function, version.number))
         lane = self.fleet.lanes.get(key)
         if lane is None:
-            name = self.registry.accounts[entry.function.account].name
-            lane = self.fleet.lanes[key] = Lane(entry, version, tenant, name, self.config)
+            owner = self.registry.accounts[entry.function.account]
+            network = version.revision.network if owner.network else ()
+            if way is not None and way.network is not None:
+                network = intersect(network, way.network)
+            lane = Lane(entry, version, tenant, owner.name, self.config, way=None if way is None or way.tenant == way.home else way, network=network)
+            self.fleet.lanes[key] = lane
         return lane
 
-    def _supply(self, entry: Entry, number: int) -> rollout.Supply:
-        tenant, key = TenantKey(entry.function.account), (entry.function.id, number)
+    def _supply(self, entry: Entry, number: int, way: Way | None = None) -> rollout.Supply:
+        tenant, key = _tenant(entry, way), (entry.function.id, number)
         if self.fleet.pool.idle.get((tenant, key)):
             return rollout.Supply.FREE
         lane = self.fleet.lanes.get((tenant, key))
         if lane is not None and lane.loaded:
             return rollout.Supply.BUSY
-        is_cached = any(self.fleet.downloads.has(vm, entry.versions[number]) for vm in self.fleet.pool.by_tenant.get(tenant, ()))
+        home = lane.home if lane is not None else way.home if way is not None else tenant
+        is_cached = any(self.fleet.downloads.has(vm, entry.versions[number]) for vm in self.fleet.pool.by_tenant.get(home, ()))
         return rollout.Supply.CACHED if is_cached else rollout.Supply.NONE
 
     # ---- preparation and cut-over
@@ -333,18 +392,19 @@ class Dispatcher:
             self._cut(lane.entry, lane.version)
 
     def _cut(self, entry: Entry, version: Version) -> None:
-        lane = self.fleet.lanes.get((TenantKey(entry.function.account), (entry.function.id, version.number)))
+        lane = self.fleet.lanes.get((_tenant(entry, None), (entry.function.id, version.number)))
         if lane is not None:
             lane.is_new = True
         for pointer in entry.pointers_to(version.number):
             if not entry.is_cut(pointer, version.number):
                 entry.cut_over(pointer, version.number)
                 self.fleet.tell(entry.function.id, version.number, EventKind.CUT_OVER, pointer=pointer)
-        if entry.straying:
-            self.fleet.claim(self.lane(entry, version))
+        for way in {call.way for call in entry.straying}:
+            self.fleet.claim(self.lane(entry, version, way))
 
     def _others(self, lane: Lane) -> list[Lane]:
-        return [other for other in self.fleet.lanes.values() if other.entry is lane.entry and other is not lane and other.containers]
+        lanes = self.fleet.lanes.values()
+        return [o for o in lanes if o.entry is lane.entry and o is not lane and o.tenant == lane.tenant and o.containers]
 
     def _wanted(self, lane: Lane) -> int:
         """Return how many containers a version needs to take over: as many as the others keep busy, one for a weight's share."""
@@ -364,22 +424,59 @@ class Dispatcher:
         call.is_done = True
         account, entry = call.account, call.entry
         account.running -= 1
-        entry.running -= 1
+        for gate in call.gates:
+            gate.running -= 1
+        if call.way is not None:
+            self._lent_ended(call, call.way, result)
+        if result.outcome in _FREE_OF_CHARGE:
+            self._give_back(call)
         if entry.counted is not None and result.executed is not None:  # what ended before it ran says nothing of the code
             entry.counted(result.executed, result.outcome)
         if account.held:
             self._admit_held(account)
         call.sink.done(result)
 
+    def _lent_ended(self, call: Call, way: Way, result: Result) -> None:
+        for use in way.gates:
+            use.calls.pop(call, None)
+        if call.is_revoked:
+            result.outcome, result.code = Outcome.CANCELLED, Code.GONE
+            result.message, result.evidence = "cancelled: revoked", {"reason": "revoked"}
+        if not way.is_own:
+            seal(result)
+        self.audit(way, result)
+
+    def _give_back(self, call: Call) -> None:
+        at = self.clock.now()
+        call.account.pace.give_back(at)
+        for use in call.way.gates if call.way is not None else ():
+            use.pace.give_back(at)
+
     def _give_up(self, call: Call, result: Result) -> None:
         """End a call that waits: held ones were never counted as running."""
-        held = call.account.held.get(call.entry)
+        held = call.account.held.get(call.subject)
         if held is not None and call in held:
             held.remove(call)
             call.account.waiting -= 1
             call.account.running += 1
-            call.entry.running += 1
+            for gate in call.gates:
+                gate.running += 1
         self._finish(call, result)
+
+    def revoke(self, uses: Iterable[Use], *, is_stopping: bool) -> None:
+        """End what waits through uses that ended, and, when `is_stopping`, what runs; their containers take no further run."""
+        ended = list(uses)
+        for call in {call: None for use in ended for call in use.calls}:
+            if call.is_done:
+                continue
+            if call.started and not is_stopping:
+                continue
+            call.is_revoked = True
+            if call.started and call.session is not None:
+                call.session.end(Doom(Outcome.CANCELLED, "cancelled: revoked"))
+            else:
+                self._cancel_waiting(call)
+        self.fleet.leave(lambda lane: lane.way is not None and any(use in ended for use in lane.way.gates))
 
     def client_left(self, call: Call) -> None:
         """Take note that the client has gone: what has not started never starts."""
@@ -396,9 +493,7 @@ class Dispatcher:
             return
         session = call.session
         if session is None or not call.started:
-            if session is not None:
-                session.withdraw(call)
-            self._give_up(call, plain(call, Outcome.CANCELLED, "the call was cancelled before it started"))
+            self._cancel_waiting(call)
             return
         call.is_cancelled = True
         if session.is_streaming:
@@ -407,6 +502,11 @@ class Dispatcher:
             session.deadline = min(session.deadline, self.clock.monotonic() + _CANCEL_GRACE_S)
         else:
             session.end(Doom(Outcome.CANCELLED, "the call was cancelled"))
+
+    def _cancel_waiting(self, call: Call) -> None:
+        if call.session is not None:
+            call.session.withdraw(call)
+        self._give_up(call, plain(call, Outcome.CANCELLED, "the call was cancelled before it started"))
 
     def _sweep_awaiting(self, now: float) -> None:
         """Decide again for calls that waited for a preparation as long as they may."""
@@ -438,6 +538,27 @@ class Dispatcher:
         for call in waiting:
             if call.expires and call.expires <= now and not call.is_done:
                 self._give_up(call, expired(call, now))
+
+
+def _tenant(entry: Entry, way: Way | None) -> TenantKey:
+    return TenantKey(entry.function.account) if way is None else way.tenant
+
+
+def _add_size(call: Call) -> None:
+    """Count what goes with a call, and refuse what would not fit the first packet: a long head with many parameters and secrets."""
+    call.extra += len(msgspec.json.encode(call.meta))
+    if call.extra > _MAX_META:
+        message = f"the head, parameters and secrets of this call are {call.extra} bytes; at most {_MAX_META} go with a call"
+        raise PyfaasError(Code.PAYLOAD_TOO_LARGE, message, evidence={"limit": "call_meta", "value": _MAX_META, "observed": call.extra})
+
+
+def _too_many(pace: Pace, wait_s: float, *, is_own: bool) -> PyfaasError:
+    is_daily = bool(pace.per_day) and pace.begun >= pace.per_day and wait_s > 1.0
+    limit = ("account_daily" if is_daily else "account_rate") if is_own else ("per_day" if is_daily else "rate")
+    whose = "this account may begin" if is_own else "the owner lets you begin"
+    message = f"more runs than {whose} in {'a day' if is_daily else 'a second'}"
+    value = pace.per_day if is_daily else pace.rate
+    return PyfaasError(Code.THROTTLED, message, hint="call again later", evidence={"limit": limit, "value": value}, retry_after=wait_s)
 
 
 def _not_ready(call: Call) -> Result:

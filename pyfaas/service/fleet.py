@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from pyfaas.calls import Result
@@ -65,6 +65,7 @@ class Fleet:
         self.beside = Beside(self, Target(config.download_to))
         self._blanks: dict[str, Container] = {}
         self._starved: dict[Lane, None] = {}
+        self._left: set[TenantKey] = set()  # homes whose VMs are closed when they are empty
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = self._awaited = 0  # VMs being made; forks that calls wait for
         self._open_after = 0.0
@@ -106,7 +107,7 @@ class Fleet:
                 lane.coming += 1
                 self._task(bringing)
                 continue
-            placement = self.pool.place(lane.tenant, lane.key, now, lane.near)
+            placement = self.pool.place(lane.tenant, lane.key, now, lane.near, home=lane.home, is_plain=lane.network is None)
             if placement.step is Step.IDLE and placement.slot is not None:
                 lane.ahead = lane.ahead if lane.waiting else 0
                 self._next(self.sessions[placement.slot.id], now)
@@ -130,9 +131,28 @@ class Fleet:
         self.loaded(lane)
 
     def drop(self, lane_keys: set[tuple[FunctionId, int]]) -> None:
-        """End the idle containers of versions that nobody will call again."""
+        """End the idle containers of versions that nobody will call again, and the others after their run."""
+        for lane in self.lanes.values():
+            lane.is_dropped |= lane.key in lane_keys
         for slot in self.pool.idle_of(lane_keys):
             self._retire(slot)
+
+    def leave(self, is_left: Callable[[Lane], bool]) -> None:
+        """End the containers of lanes that nobody may call again, and their VMs once they are empty."""
+        for lane in [lane for lane in self.lanes.values() if is_left(lane)]:
+            lane.is_dropped = True
+            self._left.add(lane.home)
+            for slot in list(self.pool.idle.get((lane.tenant, lane.key), ())):
+                self._retire(slot)
+
+    def _close_left(self) -> None:
+        """Close the VMs of homes that were left; one that is used again stays."""
+        for home in self._left & self.pool.by_tenant.keys():
+            if any(lane.home == home and not lane.is_dropped for lane in self.lanes.values()):
+                self._left.discard(home)
+            else:
+                self._close(self.pool.empty(home))
+        self._left &= self.pool.by_tenant.keys()
 
     def _bring(self, lane: Lane, placement: Placement) -> None:
         if placement.slot is not None:
@@ -195,16 +215,19 @@ class Fleet:
         self._arrived(box if known else None, lane, failed=box is None)
 
     async def _open_vm(self, lane: Lane | None) -> None:
+        """Make a VM for the warming pool, or, for a lane with network, one that reaches what that may."""
+        network = lane.network if lane is not None else None
+        home = lane.home if lane is not None and network is not None else None
         self._opening += 1
         try:
-            vm, box = await self.workers.open_vm()
+            vm, box = await self.workers.open_vm(network=network)
         except (SandboxError, PyfaasError) as error:
             log.warning("open_vm_failed", extra={"error": str(error)})
             self._open_after = self.clock.monotonic() + _BACK_OFF_S
-            self.pool.open_failed()
+            self.pool.open_failed(home)
             self._arrived(None, lane, failed=True)
         else:
-            self.pool.vm_opened(vm, box.id, self.clock.monotonic())
+            self.pool.vm_opened(vm, box.id, self.clock.monotonic(), home)
             self._arrived(box, lane, failed=False)
         finally:
             self._opening -= 1
@@ -242,7 +265,7 @@ class Fleet:
 
     def adopt(self, box: Container, lane: Lane) -> Slot | None:
         """Take in a container whose process was replaced, for a lane; None when its VM is gone."""
-        slot = self.pool.replaced(box.vm, box.id, lane.key, self.clock.monotonic())
+        slot = self.pool.replaced(box.vm, box.id, lane.tenant, lane.key, self.clock.monotonic())
         if slot is None:
             box.kill()
         else:
@@ -291,6 +314,8 @@ class Fleet:
         session.why = ""
         if not (self.beside.wanted and self.beside.take(session)):
             self.pool.release(session.slot, now)
+            if lane.is_dropped:
+                self._retire(session.slot)
             self._feed()
         return False
 
@@ -363,9 +388,10 @@ class Fleet:
         if ending is not None:
             self._gone(session, ending, now, had_call=call is not None)
         elif session.doom is None:
-            if lane.is_dropped:
+            if lane.is_dropped or lane.is_fresh:
                 self.pool.release(session.slot, now)
                 self._retire(session.slot)
+                self.pump(lane)
             else:
                 self._next(session, now)
         if call is not None and result is not None:
@@ -466,13 +492,18 @@ class Fleet:
         slots, vms = self.pool.aged(now, left)
         for slot in slots:
             self._retire(slot)
+        self._close(vms)
+        self._close_left()
+        self._task(self.downloads.sweep())
+
+    def _close(self, vms: Sequence[str]) -> None:
+        """Close VMs that have blanks only."""
         for vm in vms:
             for container in list(self.pool.vms[vm].slots):
                 self._blanks.pop(container, None)
             self.pool.vm_gone(vm)
             self.downloads.vm_gone(vm)
             self._task(self._close_vm(vm))
-        self._task(self.downloads.sweep())
 
     def _retire(self, slot: Slot) -> None:
         """End an idle container; it can not be chosen any more from here on."""
@@ -517,10 +548,10 @@ def _stray(call: Call) -> None:
 
 
 def _take_stray(lane: Lane) -> Call | None:
-    """Take a call that names this version and waits for an older one: it is no old answer then."""
+    """Take a call of the lane's tenant key that names this version and waits for an older one: it is no old answer then."""
     straying = lane.entry.straying
-    wanted = (c for c in straying if c.requested == lane.version.number and not c.is_done and c.lane is not None and c in c.lane.waiting)
-    call = next(wanted, None)
+    waiting = (c for c in straying if c.requested == lane.version.number and not c.is_done and c.lane is not None and c in c.lane.waiting)
+    call = next((c for c in waiting if c.lane is not None and c.lane.tenant == lane.tenant), None)
     if call is None or call.lane is None or call.lane is lane:
         return None
     straying.remove(call)

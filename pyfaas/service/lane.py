@@ -1,6 +1,7 @@
 """A lane: everything that the calls of one version under one tenant key share; and a call on its way.
 
-What is constant for an assignment (the LOAD packet, limits, mounts) is made once per lane.
+What is constant for an assignment (the LOAD packet, limits, mounts, the network) is made once per lane. A lane of a *way* is for the calls
+through one account alias or subscription: its containers live in the VMs of that pair of accounts, and answer nobody else.
 """
 
 from __future__ import annotations
@@ -10,54 +11,68 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pyfaas.calls import Request, Sink
 from pyfaas.config import Config
 from pyfaas.decisions.downloads import Target
+from pyfaas.decisions.quota import Pace
 from pyfaas.decisions.staleness import Tally
 from pyfaas.model import AccountId, InvocationId, TenantKey, Version
+from pyfaas.network import plan
 from pyfaas.ports import Mounted
 from sandbox.spec import Limits
-from sandbox.wire import Flag, Kind, packet
+from sandbox.wire import Flag, Kind, call_packets, packet
 
 if TYPE_CHECKING:
     from pyfaas.service.dispatch import Dispatcher
     from pyfaas.service.registry import Entry
     from pyfaas.service.session import Session
+    from pyfaas.service.ways import Use, Way
 
-_SMALL = 32 << 10  # bytes of a call's body
+_SMALL = 32 << 10  # bytes of a call, which then is one packet
 CODE, ENVIRONMENT = "/app/code", "/app/environment"
 
 
 class AccountLoad:
-    """What one account has running and waiting; `held` are functions with calls over a limit, in turn."""
+    """What one account pays for, running and waiting; `held` are functions (or ways) with calls over a limit, in turn."""
 
-    __slots__ = ("held", "id", "running", "waiting")
+    __slots__ = ("held", "id", "limit", "pace", "running", "waiting")
 
-    def __init__(self, account: AccountId) -> None:
-        """Begin idle."""
-        self.id = account
+    def __init__(self, account: AccountId, limit: int, pace: Pace) -> None:
+        """Begin idle; `limit` is of runs at once."""
+        self.id, self.limit, self.pace = account, limit, pace
         self.running = 0
         self.waiting = 0
-        self.held: dict[Entry, deque[Call]] = {}
+        self.held: dict[Entry | Way, deque[Call]] = {}
 
 
 class Lane:
     """One version under one tenant key."""
 
-    def __init__(self, entry: Entry, version: Version, tenant: TenantKey, account_name: str, config: Config) -> None:
-        """Prepare what every container of the lane is told."""
-        self.entry, self.version, self.tenant = entry, version, tenant
+    def __init__(
+        self, entry: Entry, version: Version, tenant: TenantKey, account_name: str, config: Config, *, way: Way | None = None, network: tuple[str, ...] = ()
+    ) -> None:
+        """Prepare what every container of the lane is told; `network` is what they may reach."""
+        self.entry, self.version, self.tenant, self.way = entry, version, tenant, way
         self.key = (version.function, version.number)
+        self.payer = way.payer if way is not None else entry.function.account
+        self.is_fresh = way is not None and way.is_fresh  # a container answers one call
+        self.network = plan(network) if network else None
+        home = way.home if way is not None else tenant
+        self.home = TenantKey(f"{home} {self.network.key}") if self.network is not None else home  # whose VMs
         revision = version.revision
-        self.timeout_s = revision.timeout_ms / 1000
+        self.timeout_s = min(revision.timeout_ms, (way and way.timeout_ms) or revision.timeout_ms) / 1000
         self.init_timeout_s = revision.init_timeout_ms / 1000
-        self.memory = revision.memory_bytes
+        self.memory = min(revision.memory_bytes, (way and way.memory_bytes) or revision.memory_bytes)
         self.output_limit, self.log_limit = config.sync_payload, config.log_bytes
         self.limits = Limits(
             memory_bytes=self.memory, tmp_bytes=self.memory // 2, output_bytes=config.sync_payload
         )
         self.mounts = mounts_of(version)
-        self.load = packet(Kind.LOAD, json.dumps({**load_order(version, entry.function.name, account_name, config), "awaits": True}).encode())
+        order = load_order(version, entry.function.name, account_name, config)
+        order |= {"awaits": True, "memory_mib": self.memory >> 20, "timeout_ms": round(self.timeout_s * 1000)}
+        self.load = packet(Kind.LOAD, json.dumps(order).encode())
         self.waiting: deque[Call] = deque()
         self.coming = 0  # containers being loaded, forked or opened for this lane
         self.promised = 0  # containers that load with their first call sent along
@@ -116,12 +131,15 @@ class Call:
         "dispatcher",
         "entry",
         "expires",
+        "extra",
         "flags",
+        "gates",
         "id",
         "init_s",
         "is_cancelled",
         "is_done",
         "is_left",
+        "is_revoked",
         "lane",
         "meta",
         "request",
@@ -132,24 +150,37 @@ class Call:
         "submitted",
         "tally",
         "waits_until",
+        "way",
         "why",
     )
 
     def __init__(
-        self, dispatcher: Dispatcher, call_id: InvocationId, request: Request, sink: Sink, entry: Entry, account: AccountLoad, now: float
+        self,
+        dispatcher: Dispatcher,
+        call_id: InvocationId,
+        request: Request,
+        sink: Sink,
+        entry: Entry,
+        way: Way | None,
+        account: AccountLoad,
+        now: float,
     ) -> None:
         """Begin at `now`, monotonic seconds."""
         self.dispatcher, self.id, self.request, self.sink = dispatcher, call_id, request, sink
-        self.entry, self.account = entry, account
+        self.entry, self.way, self.account = entry, way, account
+        self.gates: tuple[Entry | Use, ...] = way.gates if way is not None else entry.gates
         self.body = request.body
         self.flags = 0
-        self.meta = b""
+        self.meta: Mapping[str, Any] | None = None  # what it carries beside its body
+        self.extra = 0  # bytes of that and of its secrets, at most
         if request.is_bytes:
             self.flags |= Flag.BYTES
         if request.wants_stream:
             self.flags |= Flag.STREAM
         if request.http is not None:
             self.flags |= Flag.HTTP
+        if way is not None and way.layers:
+            self.flags |= Flag.PARAMS
         self.lane: Lane | None = None
         self.session: Session | None = None
         self.requested: int | None = None
@@ -157,13 +188,28 @@ class Call:
         self.expires = now + request.timeout_ms / 1000 if request.timeout_ms is not None else 0.0
         self.tally: Tally | None = None  # where it counts as an older version's answer
         self.waits_until = 0.0
-        self.is_done = self.is_left = self.is_cancelled = False
+        self.is_done = self.is_left = self.is_cancelled = self.is_revoked = False
         self.why = "idle"
 
     @property
     def is_plain(self) -> bool:
         """Whether a container may have it before its code is loaded: small, with no deadline but its function's."""
-        return not (self.flags or self.meta or self.expires) and len(self.body) <= _SMALL
+        return not (self.flags & ~Flag.PARAMS or self.request.http or self.expires) and len(self.body) + self.extra <= _SMALL
+
+    @property
+    def subject(self) -> Entry | Way:
+        """What it takes its turn under while it is held by a limit."""
+        return self.entry if self.way is None else self.way
+
+    def packets(self, deadline: float) -> list[bytes]:
+        """Lay the call out for a container that begins it now: secrets are opened here, and not kept.
+
+        `deadline` is in seconds since the epoch; a negative one is that many seconds from when the call begins.
+        """
+        meta, secrets = self.meta, self.dispatcher.secrets_of(self)
+        if secrets:
+            meta = {**(meta or {}), "secrets": secrets}
+        return call_packets(self.flags, self.id.encode(), deadline, msgspec.json.encode(meta) if meta else b"", self.body)
 
     @property
     def executed(self) -> int | None:
@@ -189,11 +235,11 @@ class Call:
             self.session.box.resume()
 
 
-def meta_of(request: Request) -> Mapping[str, Any]:
-    """Return what a call carries beside its body; empty for a plain one."""
-    meta: dict[str, Any] = {}
+def meta_of(request: Request, way: Way | None) -> Mapping[str, Any] | None:
+    """Return what a call carries beside its body, but for secrets; None for a plain one."""
+    meta: dict[str, Any] = dict(way.meta) if way is not None else {}
     if request.http is not None:
         meta["http"] = request.http
     if request.qualifier is not None:
         meta["qualifier"] = request.qualifier
-    return meta
+    return meta or None

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 class Entry:
     """A function with its versions and pointers, and what the dispatcher keeps beside it."""
 
-    __slots__ = ("_streams", "counted", "cut", "function", "highest", "moves", "ran", "routes", "running", "straying", "tallies", "versions", "watchers")
+    __slots__ = ("_streams", "counted", "cut", "function", "gates", "highest", "moves", "ran", "routes", "running", "straying", "tallies", "versions", "watchers")
 
     def __init__(self, function: Function) -> None:
         """Begin without versions."""
         self.function = function
+        self.gates = (self,)  # what counts a call of its owner's
         self.versions: dict[int, Version] = {}
         self.moves: dict[str, list[PointerMove]] = {}
         self.highest = 0
@@ -47,11 +48,16 @@ class Entry:
         self.ran: set[int] = set()  # versions that ran since a pointer was moved to them
         self.tallies: dict[str, Tally] = {}  # qualifier → how many old versions' answers since its pointer moved
         self.straying: deque[Call] = deque()  # calls that wait for a substitute: the named version may take them as well
-        self.routes: dict[str | None, Any] = {}  # qualifier → lane, for calls that need no decision
+        self.routes: dict[Any, Any] = {}  # qualifier, or way → lane, for calls that need no decision
         self._streams: bool | None = None
         self.running = 0  # runs admitted now, of the function's own tenant key
         self.counted: Callable[[int, Outcome], None] | None = None  # a canary counts: told of each run's executed version and outcome
         self.watchers: set[Callable[[], None]] = set()  # who waits for a change of its versions or pointers
+
+    @property
+    def limit(self) -> int:
+        """How many runs under one tenant key may be admitted at once."""
+        return self.function.settings.concurrency
 
     def newest(self) -> Version | None:
         """Return the newest living version."""
@@ -123,6 +129,7 @@ class Registry:
         self.tokens: dict[str, Token] = {}
         self.entries: dict[FunctionId, Entry] = {}
         self.by_name: dict[tuple[AccountId, str], Entry] = {}
+        self.on_change: Callable[[], None] = lambda: None  # an account or a function came, changed or went
         for account in snapshot.accounts:
             self.put_account(account)
         for token in snapshot.tokens:
@@ -142,6 +149,7 @@ class Registry:
         """Take in an account."""
         self.accounts[account.id] = account
         self.account_names[account.name] = account
+        self.on_change()
 
     def drop_account(self, account: Account) -> None:
         """Forget an account, its tokens and its functions."""
@@ -151,6 +159,7 @@ class Registry:
             self.drop_token(token)
         for entry in self.functions_of(account.id):
             self.drop_function(entry)
+        self.on_change()
 
     def account(self, name_or_id: str) -> Account:
         """Find a living account by either; raises not_found."""
@@ -189,6 +198,7 @@ class Registry:
         entry.function = function
         entry.routes.clear()
         self.by_name[(function.account, function.name)] = entry
+        self.on_change()
         return entry
 
     def drop_function(self, entry: Entry) -> None:
@@ -196,6 +206,7 @@ class Registry:
         entry.routes.clear()
         self.entries.pop(entry.function.id, None)
         self.by_name.pop((entry.function.account, entry.function.name), None)
+        self.on_change()
 
     def entry(self, account: AccountId, name: str) -> Entry:
         """Find an account's own function; raises not_found."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pyfaas.model import Outcome
 from sandbox.errors import RemoteWireError
 from sandbox.spec import Ending, Fate
-from sandbox.wire import MAX_PACKET, Answer, Kind, Status, call_packets, parse_answer
+from sandbox.wire import MAX_PACKET, Answer, Kind, Status, parse_answer
 
 if TYPE_CHECKING:
     from pyfaas.decisions.placement import Slot
@@ -91,14 +91,14 @@ class Session:
         """Send a call; `deadline` and `now` are monotonic, `wall` is the epoch's time at `now`."""
         self.begin(call, deadline, now)
         until = wall + (deadline - now)
-        self.box.send(call_packets(call.flags, call.id.encode(), until, call.meta, call.body))
+        self.box.send(call.packets(until))
 
     def order(self, call: Call | None) -> None:
         """Send the order to load the lane's version, and behind it a call to begin as soon as that is done."""
         packets = [self.lane.load]
         if call is not None:
             self.promised, call.session = call, self
-            packets += call_packets(call.flags, call.id.encode(), -self.lane.timeout_s, call.meta, call.body)
+            packets += call.packets(-self.lane.timeout_s)
         self.box.send(packets)
 
     def begin(self, call: Call, deadline: float, now: float) -> None:

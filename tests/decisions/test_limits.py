@@ -61,7 +61,7 @@ def test_throttled_attempt_is_queued_again() -> None:
 )
 def test_admission(account: int, running: int, waiting: int, expected: Admission) -> None:
     """Below both limits a call runs, over one it waits, over the queue's limit it is refused."""
-    made = admit(account_running=account, account_limit=2, running=running, limit=1, waiting=waiting, queue_limit=5)
+    made = admit(account_running=account, account_limit=2, gates=[(running, 1)], waiting=waiting, queue_limit=5)
     assert made is expected
 
 

@@ -25,12 +25,15 @@ from pyfaas.model import (
     Version,
     VersionState,
 )
+from pyfaas.network import NetworkPlan
 from pyfaas.ports import Container, Mounted, Snapshot
 from pyfaas.service.dispatch import Dispatcher
 from pyfaas.service.finish import Finisher
 from pyfaas.service.fleet import Fleet
 from pyfaas.service.journal import Journal
 from pyfaas.service.registry import Registry
+from pyfaas.service.shares import Lent, Shares
+from pyfaas.service.ways import Ways
 from sandbox.errors import SetupError
 from sandbox.spec import Ending, Fate, Layer, Limits, Usage
 from sandbox.wire import Kind, Status, answer_packets, packet, parse_call
@@ -133,7 +136,7 @@ class FakeWorkers:
         self.is_broken = self.is_refusing = self.is_slow = self.is_stuck = False
         self._names = itertools.count(1)
 
-    async def open_vm(self, *, network: bool = False, limits: Limits | None = None) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape
+    async def open_vm(self, *, network: NetworkPlan | None = None, limits: Limits | None = None) -> tuple[str, Container]:  # noqa: ARG002 - the port's shape
         """Make a VM with a blank."""
         if self.is_refusing:
             raise PyfaasError(Code.NO_CAPACITY, "refused")
@@ -256,14 +259,16 @@ class Bench:
             entry.cut_over("latest", 1)
         finisher = Finisher(Journal(NoStore()), self.clock)  # type: ignore[arg-type]
         self.fleet = Fleet(config, self.workers, self.clock, finisher)
-        self.dispatcher = Dispatcher(config, self.registry, self.fleet, finisher, self.clock)
+        self.shares = Shares(Lent())
+        self.ways = Ways(self.registry, self.shares)
+        self.dispatcher = Dispatcher(config, self.registry, self.ways, self.fleet, finisher, self.clock)
 
-    def call(self, account: AccountId = A, **fields: Any) -> Sink:
+    def call(self, account: AccountId = A, name: str = "f", **fields: Any) -> Sink:
         """Submit a call of an account."""
         token = Token(id="t", account=account, digest=b"", scopes=frozenset({Scope.INVOKE}), created=0.0)
         sink = Sink()
         caller = Caller(account=self.registry.accounts[account], token=token)
-        self.last = self.dispatcher.submit(Request(caller=caller, name="f", **fields), sink)
+        self.last = self.dispatcher.submit(Request(caller=caller, name=name, **fields), sink)
         return sink
 
 
