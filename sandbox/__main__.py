@@ -22,7 +22,7 @@ from sandbox.host.container import Container
 from sandbox.host.launcher import Launcher
 from sandbox.host.spawn import temporary_root
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import MIB, Ending, Fate, Limits, VmSpec
+from sandbox.spec import MIB, Ending, Fate, Limits, Network, VmSpec
 from sandbox.wire import Kind, packet, parts
 
 _TIME_IS_UP, _REFUSED, _SIGNALLED = 124, 3, 128
@@ -71,7 +71,7 @@ async def _run(told: argparse.Namespace, source: bytes) -> int:
     weaker = doctor.require(doctor.layers(), [name for name in told.allow_weaker_isolation.split(",") if name])
     root = temporary_root()
     entry = "sandbox.guest.script:serve"
-    options = LauncherOptions(instance=os.urandom(4).hex(), root=root, entry=entry, without=tuple(weaker))
+    options = LauncherOptions(instance=os.urandom(4).hex(), root=root, entry=entry, networks=(Network.NONE,), without=tuple(weaker))
     try:
         launcher = await Launcher.start(options)
         try:

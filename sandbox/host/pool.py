@@ -30,7 +30,7 @@ from sandbox.host.vm import Vm
 from sandbox.host.worker import Order, State, Task, Worker
 from sandbox.launcher import cgroups
 from sandbox.launcher.options import LauncherOptions
-from sandbox.spec import VmSpec
+from sandbox.spec import Network, VmSpec
 
 _ENTRY = "sandbox.guest.worker"
 _MOST_FAILURES = 3  # workers in a row that did not come to be, until the pool is given up
@@ -150,6 +150,7 @@ class Pool:
             instance=f"{self._name}x{self._launches}",
             root=root,
             entry=f"{_ENTRY}:serve",
+            networks=(Network.NONE,),
             warm=f"{_ENTRY}:warm",
             stores=self._plan.stores,
             without=self._plan.without,

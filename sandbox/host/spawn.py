@@ -26,7 +26,7 @@ ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 def spawn(options: LauncherOptions) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Execute a launcher; returns our end of its control socket, and the process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    filters_by_profile = {network.value: memory_file(_filter(network)) for network in Network}
+    filters_by_profile = {network.value: memory_file(_filter(network)) for network in options.networks}
     told = replace(options, control=theirs.fileno(), filters=filters_by_profile)
     descriptor = memory_file(told.encode())
     path = str(Path(__file__).resolve().parents[2])

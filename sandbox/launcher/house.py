@@ -23,14 +23,14 @@ _KINDS = ((Network.NONE, False), (Network.DOORS, False), (Network.DOORS, True), 
 def build(options: LauncherOptions, entry: Entry, rehearse: Callable[[], None] | None) -> House:
     """Enter the launcher's own namespaces and build the trees; raises OSError. As an ordinary user it returns in a child."""
     is_root = os.getuid() == 0
-    filters = {network: _read_all(options.filters[network]) for network in Network}
+    filters = {network: _read_all(options.filters[network]) for network in options.networks}
     if not is_root:
         _become_root_of_a_user_namespace()
     kernel.own_mounts()
     if not is_root:
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     kernel.mount("tmpfs", options.root, "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
-    trees = {kind: f"{options.root}/{kind[0]}{'-build' if kind[1] else ''}" for kind in _KINDS}
+    trees = {kind: f"{options.root}/{kind[0]}{'-build' if kind[1] else ''}" for kind in _KINDS if kind[0] in options.networks}
     for (network, is_build), path in trees.items():
         os.mkdir(path)
         tree.build_tree(path, network, options.binds if is_build else ())

@@ -180,6 +180,8 @@ class Launcher:
         `words` are numbers (memory, processes, thousandths of a processor, scratch, files of its own) and then its doors.
         """
         spec = _spec(network, use, *words)
+        if spec.kind not in self.house.trees:
+            raise OSError(errno.EINVAL, f"this launcher makes no VMs with network={network}", "network")
         self.made += 1
         vm_id = f"{self.tag}-{self.made}"
         uid = self._free_uid() if self.is_root else 0

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from sandbox.spec import Network
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LauncherOptions:
@@ -15,10 +17,11 @@ class LauncherOptions:
     `root` is an empty directory to mount the VMs' trees on. `stores` maps a store's name to its directory. `entry` and
     `warm` are `module:function`: what a blank runs, and what is run once before the first fork; `rehearse` is run by
     every blank once it is confined, before it is handed out. With `awaits_code` the entry takes orders before its code is
-    attached, and must call `sandbox.guest.attached.wait` or `let_go` before it runs any. `binds` are host paths
-    that VMs for builds see read-only, `SOURCE` or `SOURCE:TARGET`. `without` names layers that were given up. `control`, `life`,
-    and those of `filters`, by network profile, are inherited descriptors; -1 for `life` means none. `tag` is in the names of this
-    launcher's groups, one of its own when empty; `beside` are the tags of launchers of the same instance that live.
+    attached, and must call `sandbox.guest.attached.wait` or `let_go` before it runs any. `networks` are the
+    profiles that its VMs may have. `binds` are host paths that VMs for builds see read-only, `SOURCE` or `SOURCE:TARGET`.
+    `without` names layers that were given up. `control`, `life` and those of `filters`, by network profile, are inherited
+    descriptors; -1 for `life` means none. `tag` is in the names of this launcher's groups, one of its own when empty;
+    `beside` are the tags of launchers of the same instance that live.
     """
 
     instance: str
@@ -32,6 +35,7 @@ class LauncherOptions:
     uid_base: int = 2_000_001
     uid_count: int = 9_999
     stores: Mapping[str, str] = field(default_factory=dict)
+    networks: tuple[Network, ...] = tuple(Network)
     binds: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     control: int = -1
@@ -49,6 +53,7 @@ class LauncherOptions:
         values = json.loads(text)
         for name in ("binds", "without", "beside"):
             values[name] = tuple(values[name])
+        values["networks"] = tuple(map(Network, values["networks"]))
         return cls(**values)
 
     @classmethod

@@ -83,7 +83,7 @@ def _etc(root: str, network: Network) -> None:
     if network is Network.HOST:
         names += _ETC_HOST
     else:
-        made["hosts"] = "127.0.0.1 localhost\n"
+        made["hosts"] = "127.0.0.1 localhost pyfaas\n"
         made["nsswitch.conf"] = "hosts: files dns\n"
     if network is Network.DOORS:
         made["resolv.conf"] = _RESOLV_CONF
