@@ -15,7 +15,10 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError, not_found
@@ -30,6 +33,19 @@ BATCH = 100  # sealed anew in one transaction
 _HELD_S = 0.5  # between looks whether a backup is over
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """A sealed secret and what is known of its value without opening it. `is_open` is False when nothing opens it any more."""
+
+    sealed: Sealed
+    size: int  # bytes
+    travels: int  # bytes, as JSON, of which it is the longest part of a call's meta
+    is_open: bool = True
+
+
+Sources = Iterable[tuple[str, Iterable[str] | None]]  # owners, each with the keys that are wanted of it, None for all
+
+
 class Secrets:
     """Owns what is sealed. `limit` is the largest value in bytes; those of one owner have twice as many together."""
 
@@ -39,51 +55,71 @@ class Secrets:
         """Begin empty; `load` comes first. No key is removed while `is_held`."""
         self._registry, self._vault, self._keyring, self._clock, self._limit = registry, vault, keyring, clock, limit
         self._is_held = is_held
-        self._sealed: dict[str, dict[str, Sealed]] = {}
+        self._kept: dict[str, dict[str, _Kept]] = {}
         self._turn = asyncio.Lock()
         self._rotating: asyncio.Task[int] | None = None
         self._retiring: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         """Show how much there is, and nothing of it."""
-        return f"<Secrets of {len(self._sealed)} owners>"
+        return f"<Secrets of {len(self._kept)} owners>"
 
     def take(self, sealed: Iterable[Sealed]) -> None:
         """Take in what the vault holds; what cannot be opened any more is told in one line, and stays, closed."""
         for each in sealed:
-            self._sealed.setdefault(each.owner, {})[each.key] = each
-        known = set(self._keyring.ids())
-        lost = [each for each in self._all() if each.key_id not in known]
+            self._kept.setdefault(each.owner, {})[each.key] = self._seen(each)
+        lost = [kept.sealed for kept in self._all() if not kept.is_open]
         if lost:
-            log.error("secrets_without_key", extra={"count": len(lost), "key_ids": sorted({each.key_id for each in lost})})
+            log.error("secrets_closed", extra={"count": len(lost), "owners": sorted({e.owner for e in lost}), "key_ids": sorted({e.key_id for e in lost})})
+
+    def _seen(self, sealed: Sealed) -> _Kept:
+        try:
+            return _kept(sealed, self._keyring.open(sealed))
+        except PyfaasError:
+            return _Kept(sealed=sealed, size=0, travels=0, is_open=False)
 
     # ---- what the rest of the service asks
 
     def has(self, owner: str) -> bool:
         """Tell whether an owner has any secret."""
-        return owner in self._sealed
+        return owner in self._kept
 
     def names(self, owner: str) -> list[str]:
         """Return the keys of an owner's secrets, sorted."""
-        return sorted(self._sealed.get(owner, ()))
+        return sorted(self._kept.get(owner, ()))
 
     def opened(self, owner: str, keys: Iterable[str] | None = None) -> dict[str, str]:
         """Return an owner's secrets, or those of `keys` that it has. Raises internal for one that cannot be opened, naming its key."""
-        found = self._sealed.get(owner)
-        if not found:
-            return {}
-        wanted = found.values() if keys is None else [found[key] for key in keys if key in found]
-        return {each.key: self._keyring.open(each) for each in wanted}
+        return {kept.sealed.key: self._keyring.open(kept.sealed) for kept in self._wanted(owner, keys)}
+
+    def of(self, sources: Sources) -> dict[str, str]:
+        """Return the secrets of several owners, of which later ones win; after `size_of` let them pass this raises nothing."""
+        found: dict[str, str] = {}
+        for owner, keys in sources:
+            if owner in self._kept:
+                found |= self.opened(owner, keys)
+        return found
+
+    def size_of(self, sources: Sources) -> int:
+        """Return how many bytes `of` has at most as JSON, 0 for none. Raises internal for one that cannot be opened, naming its key."""
+        total = 0
+        for owner, keys in sources:
+            for kept in self._wanted(owner, keys) if owner in self._kept else ():
+                if not kept.is_open:
+                    message = f"the secret {kept.sealed.key!r} cannot be opened: its key is gone, or it is damaged"
+                    raise PyfaasError(Code.INTERNAL, message, hint="set it again")
+                total += kept.travels
+        return total
 
     async def set(self, owner: str, key: str, value: str) -> Sealed:
         """Keep a secret, durable when this returns. Raises invalid_name, payload_too_large, not_ready, or as the vault does."""
         check_key(key)
         async with self._turn:
-            sizes = {each.key: self._size(each) for each in self._sealed.get(owner, {}).values()}
+            sizes = {of: kept.size for of, kept in self._kept.get(owner, {}).items()}
             self._check({**sizes, key: len(value.encode())}, key)
             sealed = self._keyring.seal(owner, key, value, self._clock.now())
             await self._vault.put([sealed])
-            self._sealed.setdefault(owner, {})[key] = sealed
+            self._kept.setdefault(owner, {})[key] = _kept(sealed, value)
             return sealed
 
     def check(self, values: Mapping[str, str]) -> None:
@@ -99,29 +135,29 @@ class Secrets:
         self.check(values)
         async with self._turn:
             at = self._clock.now()
-            sealed = {key: self._keyring.seal(owner, key, value, at) for key, value in values.items()}
-            await self._vault.replace(owner, list(sealed.values()))
-            self._sealed[owner] = sealed
-            if not sealed:
-                del self._sealed[owner]
+            kept = {key: _kept(self._keyring.seal(owner, key, value, at), value) for key, value in values.items()}
+            await self._vault.replace(owner, [each.sealed for each in kept.values()])
+            self._kept[owner] = kept
+            if not kept:
+                del self._kept[owner]
 
     async def remove(self, owner: str, key: str) -> bool:
         """Remove a secret; tells whether there was one."""
         async with self._turn:
-            if key not in self._sealed.get(owner, ()):
+            if key not in self._kept.get(owner, ()):
                 return False
             await self._vault.remove(owner, key)
-            rest = self._sealed.get(owner, {})  # it may have been forgotten meanwhile
+            rest = self._kept.get(owner, {})  # it may have been forgotten meanwhile
             rest.pop(key, None)
             if not rest:
-                self._sealed.pop(owner, None)
+                self._kept.pop(owner, None)
             return True
 
     async def forget(self, owner: str) -> None:
         """Remove all that an owner has; it is not opened any more from this moment on."""
-        had = self._sealed.pop(owner, None)
+        had = self._kept.pop(owner, None)
         async with self._turn:
-            had = self._sealed.pop(owner, None) or had  # what was being set meanwhile
+            had = self._kept.pop(owner, None) or had  # what was being set meanwhile
             if had is not None:
                 await self._vault.remove(owner)
 
@@ -141,7 +177,7 @@ class Secrets:
         """List the names of an own function's secrets, and when each was set."""
         require(caller, Scope.READ)
         owner = self._registry.entry(caller.account.id, name).function.id
-        return [_view(each) for _, each in sorted(self._sealed.get(owner, {}).items())]
+        return [_view(kept.sealed) for _, kept in sorted(self._kept.get(owner, {}).items())]
 
     async def take_away(self, caller: Caller, name: str, key: str) -> None:
         """Remove a secret of an own function; raises not_found."""
@@ -188,21 +224,17 @@ class Secrets:
         stale, done = self._stale(), 0
         for begin in range(0, len(stale), BATCH):
             async with self._turn:
-                living = [each for each in stale[begin : begin + BATCH] if self._sealed.get(each.owner, {}).get(each.key) is each]
-                anew = [sealed for each in living if (sealed := self._anew(each)) is not None]
-                await self._vault.put(anew)
+                living = [each for each in stale[begin : begin + BATCH] if self._kept.get(each.sealed.owner, {}).get(each.sealed.key) is each]
+                anew = [replace(each, sealed=self._anew(each.sealed)) for each in living]
+                await self._vault.put([each.sealed for each in anew])
                 for each in anew:
-                    if each.key in self._sealed.get(each.owner, ()):  # it may have been forgotten meanwhile
-                        self._sealed[each.owner][each.key] = each
+                    if each.sealed.key in self._kept.get(each.sealed.owner, ()):  # it may have been forgotten meanwhile
+                        self._kept[each.sealed.owner][each.sealed.key] = each
                 done += len(anew)
         return done
 
-    def _anew(self, sealed: Sealed) -> Sealed | None:
-        try:
-            return self._keyring.seal(sealed.owner, sealed.key, self._keyring.open(sealed), sealed.at)
-        except PyfaasError as error:  # a damaged one stays as it is, and its key with it
-            log.error("secret_not_sealed_anew", extra={"owner": sealed.owner, "error": str(error)})  # noqa: TRY400 - one line
-            return None
+    def _anew(self, sealed: Sealed) -> Sealed:
+        return self._keyring.seal(sealed.owner, sealed.key, self._keyring.open(sealed), sealed.at)
 
     def _sealed_anew(self, task: asyncio.Task[int]) -> None:
         if task.cancelled():
@@ -221,25 +253,25 @@ class Secrets:
             if self._is_held():
                 return  # the next rotation or start does it
             try:
-                gone = self._keyring.retire({each.key_id for each in self._all()})
+                gone = self._keyring.retire({kept.sealed.key_id for kept in self._all()})
             except PyfaasError as error:
                 log.error("secrets_key_not_removed", extra={"error": str(error)})  # noqa: TRY400 - a sentence, without a trace
                 return
         if gone:
             log.info("secrets_keys_not_needed" if self._keyring.is_fixed else "secrets_keys_removed", extra={"key_ids": list(gone)})
 
-    def _stale(self) -> list[Sealed]:
+    def _stale(self) -> list[_Kept]:
         """Return what is sealed under an older key, and can be opened."""
-        current, known = self._keyring.current, set(self._keyring.ids())
-        return [each for each in self._all() if each.key_id != current and each.key_id in known]
+        return [kept for kept in self._all() if kept.sealed.key_id != self._keyring.current and kept.is_open]
 
     # ---- inside
 
-    def _all(self) -> list[Sealed]:
-        return [each for of_one in self._sealed.values() for each in of_one.values()]
+    def _all(self) -> list[_Kept]:
+        return [kept for of_one in self._kept.values() for kept in of_one.values()]
 
-    def _size(self, sealed: Sealed) -> int:
-        return max(0, len(sealed.sealed) - 28)  # nonce and tag
+    def _wanted(self, owner: str, keys: Iterable[str] | None) -> Iterable[_Kept]:
+        found = self._kept.get(owner, {})
+        return found.values() if keys is None else [found[key] for key in keys if key in found]
 
     def _check(self, sizes: Mapping[str, int], key: str) -> None:
         """Raise payload_too_large for a value, or for all of an owner's together."""
@@ -257,6 +289,10 @@ def check_key(key: str) -> str:
         hint = "1 to 128 of the letters A-Z a-z, digits, '_', '.' and '-', beginning with a letter or '_'"
         raise PyfaasError(Code.INVALID_NAME, "that is not a key for a secret", hint=hint)
     return key
+
+
+def _kept(sealed: Sealed, value: str) -> _Kept:
+    return _Kept(sealed=sealed, size=len(value.encode()), travels=len(msgspec.json.encode({sealed.key: value})))
 
 
 def _view(sealed: Sealed) -> dict[str, Any]:
