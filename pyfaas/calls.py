@@ -7,12 +7,12 @@ them. `submit` raises `PyfaasError` when the call is refused before anything was
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyfaas.errors import Code
-from pyfaas.model import Caller, InvocationId, Outcome
+from pyfaas.model import Caller, InvocationId, Outcome, UsageRow
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class Request:
     owner: str | None = None  # account name or id, for /f/ only
     traceparent: str | None = None
     cancel_on_disconnect: bool = False
+    is_job: bool = False  # an attempt at an asynchronous call: its usage is written with its end
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Result:
     vm: str = ""
     container: str = ""
     why: str = ""  # which step of the placement cascade gave the container
+    usage: Sequence[UsageRow] = ()  # of an attempt at an asynchronous call: to be written with its end
     is_callers_word: bool = False  # `message` speaks of what the caller sent, and of nothing else
 
 

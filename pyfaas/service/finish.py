@@ -6,22 +6,25 @@ limits are read outside it.
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from pyfaas.calls import Result
 from pyfaas.errors import Code
-from pyfaas.model import AccountId, Outcome, UsageRow, Version
+from pyfaas.model import FunctionId, Outcome, Version
 from pyfaas.ports import Clock
 from pyfaas.service.journal import Journal
 from pyfaas.service.lane import Call
+from pyfaas.service.metering import Meter
 from pyfaas.service.session import OUTCOME_OF_FATE, OUTCOME_OF_STATUS, Doom, Session
 from sandbox.spec import Ending, Fate
 from sandbox.wire import Answer
 
 _OOM_TAKES_S = 0.005  # filling a container's memory takes longer: shorter runs are not asked about
 _CUT = b"\n... (log cut at the limit)\n"
+_EXCEPTIONS = frozenset(name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException))
 
 
 class Finisher:
@@ -30,6 +33,7 @@ class Finisher:
     def __init__(self, journal: Journal, clock: Clock) -> None:
         """Write rows to `journal`."""
         self._journal, self._clock = journal, clock
+        self.meter = Meter(journal, clock)
 
     def result(
         self, session: Session, call: Call, answer: Answer | None, rest: bytes, ending: Ending | None, now: float
@@ -50,7 +54,7 @@ class Finisher:
             self._ended(result, session, ending)
         if out or err or session.logs:
             self._logs(session, call, out, err)
-        self._usage(session, call, result, now)
+        self.meter.call_ended(session, call, result, now, is_gone=ending is not None)
         return result
 
     def _answered(self, result: Result, answer: Answer, rest: bytes, session: Session) -> tuple[bytes, bytes]:
@@ -86,6 +90,8 @@ class Finisher:
             result.message, result.body = "the call was cancelled", b""
         elif result.outcome is Outcome.ERROR:
             result.body = _with_id(error, result.id)
+            if session.lane.way is not None and not session.lane.way.is_own:
+                self._tell_owner(session, error)
 
     def _check_oom(self, result: Result, session: Session) -> bool:
         """On v1 the kernel ends one process of a container that is over its memory: the whole of it goes, and says so."""
@@ -114,14 +120,13 @@ class Finisher:
 
     def init_done(self, session: Session, took_s: float) -> None:
         """Note what an import wrote and used."""
-        version = session.lane.version
-        for out, err in session.logs:
-            self._journal.text(self._clock.now(), version.function, version.number, None, "out", out)
-            self._journal.text(self._clock.now(), version.function, version.number, None, "err", err)
+        version, way = session.lane.version, session.lane.way
+        if way is None or way.is_own:  # what a lent import prints is nobody's: it may have seen the caller's parameters before
+            for out, err in session.logs:
+                self._journal.text(self._clock.now(), version.function, version.number, None, "out", out)
+                self._journal.text(self._clock.now(), version.function, version.number, None, "err", err)
         session.logs = []
-        cpu = session.box.cpu_ns()
-        session.cpu_ns = cpu
-        self._row("init", session, None, None, wall_us=round(took_s * 1e6), cpu_us=cpu // 1000)
+        self.meter.loaded(session, took_s)
 
     def init_failed(self, call: Call, error: Mapping[str, Any], took_s: float) -> Result:
         """Make the result of a call whose code could not be loaded."""
@@ -154,49 +159,25 @@ class Finisher:
     # ---- rows
 
     def _logs(self, session: Session, call: Call, out: bytes, err: bytes) -> None:
-        version, at, limit = session.lane.version, self._clock.now(), session.lane.log_limit
-        for stream, text in (
-            ("out", b"".join(o for o, _ in session.logs) + out),
-            ("err", b"".join(e for _, e in session.logs) + err),
-        ):
+        """Keep what a run wrote: of a lent one for its caller, under the id of what was called, or for nobody."""
+        lane, way, limit = session.lane, call.way, session.lane.log_limit
+        is_lent = way is not None and not way.is_own
+        written = (b"".join(o for o, _ in session.logs) + out, b"".join(e for _, e in session.logs) + err)
+        session.logs = []
+        if way is not None and is_lent and not way.keeps_logs:
+            return
+        home = FunctionId(way.id) if way is not None and is_lent else lane.version.function
+        number = 0 if is_lent else lane.version.number  # which version the owner has is not the caller's
+        for stream, text in zip(("out", "err"), written, strict=True):
             kept = text if len(text) <= limit else text[:limit] + _CUT
             if kept:
-                self._journal.text(at, version.function, version.number, call.id, stream, kept)
-        session.logs = []
+                self._journal.text(self._clock.now(), home, number, call.id, stream, kept)
 
-    def _usage(self, session: Session, call: Call, result: Result, now: float) -> None:
-        cpu = session.box.cpu_ns()
-        used, session.cpu_ns = cpu - session.cpu_ns, cpu
-        self._row(
-            "call",
-            session,
-            call,
-            result.outcome,
-            wall_us=round((now - call.started) * 1e6),
-            cpu_us=max(0, used) // 1000,
-            bytes_in=len(call.body),
-            bytes_out=len(result.body),
-        )
-
-    def _row(self, kind: str, session: Session, call: Call | None, outcome: Outcome | None, **counts: int) -> None:
-        lane = session.lane
-        owner = lane.entry.function.account
-        payer = call.account.id if call is not None else AccountId(lane.tenant)
-        self._journal.usage.append(
-            UsageRow(
-                kind=kind,
-                at=self._clock.now(),
-                account=payer,
-                caller=payer,
-                owner=owner,
-                function=lane.version.function,
-                version=lane.version.number,
-                invocation=call.id if call is not None else None,
-                outcome=outcome,
-                memory_bytes=lane.memory,
-                **counts,
-            )
-        )
+    def _tell_owner(self, session: Session, error: Mapping[str, Any]) -> None:
+        """Tell the owner of a lent function that a run of it failed: what kind of exception it was, and nothing that was in it."""
+        version = session.lane.version
+        line = f"a lent run failed: {shown_type(error.get('errorType'))}"
+        self._journal.text(self._clock.now(), version.function, version.number, None, "platform", line.encode())
 
 
 def refused(call: Call, code: Code, message: str, hint: str = "", retry_after: float | None = 1.0) -> Result:
@@ -238,6 +219,11 @@ def _limit(result: Result, name: str, value: Any, observed: Any) -> None:
     result.outcome, result.kind, result.body = Outcome.LIMIT, "none", b""
     result.message = f"the run reached its limit of {name}"
     result.evidence = {"limit": name, "value": value, "observed": observed}
+
+
+def shown_type(name: object) -> str:
+    """Return an exception's type as another account may see it: a class of the code's own could be named after what it has read."""
+    return name if isinstance(name, str) and name in _EXCEPTIONS else "Exception"
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -178,6 +178,7 @@ class Fleet:
                 session.end(Doom(Outcome.LOST, f"the code could not be attached: {error}"))
 
         box.limit(lane.limits)
+        self.finisher.meter.began(session)
         session.order(self._promise(lane))
         box.attach_nowait(self.downloads.mounts(slot.vm, lane.version, lane.mounts, slot.id), attached)
         asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._spare, slot.vm)
@@ -402,6 +403,7 @@ class Fleet:
         was_loading = slot.state is State.LOADING and session in self.busy
         self.busy.pop(session, None)
         self.sessions.pop(slot.id, None)
+        self.finisher.meter.ended(session, ending)
         self.pool.container_gone(slot.vm, slot.id)
         self.downloads.ended(slot.vm, slot.id)
         lane.containers -= 1
@@ -480,6 +482,7 @@ class Fleet:
                     session.ended(Ending(fate=Fate.LOST))
             elif session.call is None or now - session.call.started > 0.02:
                 session.drain_logs()
+        self.finisher.meter.tick(now)
 
     def upkeep(self, now: float) -> None:
         """Refill the warming pool; as long as it has a VM, what a call waits for is made first."""

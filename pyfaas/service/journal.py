@@ -35,6 +35,7 @@ class Journal:
         """Write to `store`."""
         self._store = store
         self.usage: deque[UsageRow] = deque(maxlen=_MAX_ROWS)
+        self.kept_elsewhere: deque[UsageRow] = deque(maxlen=_MAX_ROWS)  # written with the end of an attempt; here for the metrics only
         self.lines: deque[LogLine] = deque(maxlen=_MAX_ROWS)
         self.events: deque[tuple[int, Event]] = deque()  # with their cursors
         self._text = 0
@@ -117,6 +118,8 @@ class Journal:
         rows = list(self.usage)
         self.usage.clear()
         self._tally.take(rows)
+        self._tally.take(self.kept_elsewhere)
+        self.kept_elsewhere.clear()
         self._counted.extend(rows)
         return self._tally
 
@@ -125,7 +128,8 @@ class Journal:
         return len(self.usage) + len(self._counted) + len(self._sums) + len(self.lines) + len(self.events)
 
     def _sum(self, row: UsageRow) -> None:
-        key = (row.kind, row.at // 60, row.account, row.owner, row.function, row.version, row.outcome, row.memory_bytes)
+        whose = row.account, row.caller, row.owner, row.way, row.operation
+        key = (row.kind, row.at // 60, *whose, row.function, row.version, row.outcome, row.memory_bytes)
         old = self._sums.get(key)
         self._sums[key] = row if old is None else _added(old, row)
 
@@ -134,13 +138,10 @@ class Journal:
             self.failed += self._sums.pop(key).count
 
 
+_SUMMED = ("wall_us", "cpu_us", "bytes_in", "bytes_out", "net_in", "net_out", "connections", "count")
+
+
 def _added(one: UsageRow, other: UsageRow) -> UsageRow:
-    """Return the sum of two rows of the same minute, function and outcome."""
-    return replace(
-        one,
-        wall_us=one.wall_us + other.wall_us,
-        cpu_us=one.cpu_us + other.cpu_us,
-        bytes_in=one.bytes_in + other.bytes_in,
-        bytes_out=one.bytes_out + other.bytes_out,
-        count=one.count + other.count,
-    )
+    """Return the sum of two rows of the same minute, payer, function and outcome."""
+    sums = {name: getattr(one, name) + getattr(other, name) for name in _SUMMED}
+    return replace(one, peak_bytes=max(one.peak_bytes, other.peak_bytes), **sums)

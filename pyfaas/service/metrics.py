@@ -68,6 +68,7 @@ class Tally:
         """Begin at zero."""
         self.sums: dict[tuple[AccountId, FunctionId, Outcome | None], Sum] = {}  # by payer, function and outcome
         self.bytes_in = self.bytes_out = self.loads = self.load_us = self.load_cpu_us = 0
+        self.idle_cpu_us = self.builds = self.build_cpu_us = self.net_in = self.net_out = self.connections = 0
         self.buckets = [0] * (len(BOUNDS) + 1)
 
     def take(self, rows: Iterable[UsageRow]) -> None:
@@ -80,16 +81,26 @@ class Tally:
                 if one is None:
                     one = sums[key] = Sum()
                 wall = row.wall_us
-                one.runs += 1
+                one.runs += row.count
                 one.wall_us += wall
                 one.cpu_us += row.cpu_us
                 self.bytes_in += row.bytes_in
                 self.bytes_out += row.bytes_out
-                buckets[bisect_left(_BOUNDS_US, wall)] += 1
+                if row.count:  # else it adds to another row's run
+                    buckets[bisect_left(_BOUNDS_US, wall)] += 1
             elif row.kind == "init":
-                self.loads += 1
+                self.loads += row.count
                 self.load_us += row.wall_us
                 self.load_cpu_us += row.cpu_us
+            elif row.kind == "idle":
+                self.idle_cpu_us += row.cpu_us
+            else:
+                self.builds += row.count
+                self.build_cpu_us += row.cpu_us
+            if row.connections or row.net_in or row.net_out:
+                self.net_in += row.net_in
+                self.net_out += row.net_out
+                self.connections += row.connections
 
     def total(self) -> Sum:
         """Return the sum of all runs."""
@@ -176,6 +187,12 @@ def _calls(service: Service, tally: Tally) -> Iterator[Family | Histogram]:
     yield Family("pyfaas_loads", "counter", "Times that a container loaded a version", (), _one(tally.loads))
     yield Family("pyfaas_load_seconds", "counter", "Time that loading took", (), _one(tally.load_us / 1e6))
     yield Family("pyfaas_load_cpu_seconds", "counter", "Processor time that loading took", (), _one(tally.load_cpu_us / 1e6))
+    yield Family("pyfaas_idle_cpu_seconds", "counter", "Processor time of containers between runs", (), _one(tally.idle_cpu_us / 1e6))
+    yield Family("pyfaas_build_steps", "counter", "Steps of preparations that had a VM", (), _one(tally.builds))
+    yield Family("pyfaas_build_cpu_seconds", "counter", "Processor time of preparations", (), _one(tally.build_cpu_us / 1e6))
+    network = {"in": float(tally.net_in), "out": float(tally.net_out)}
+    yield Family("pyfaas_network_bytes", "counter", "Bytes that code moved over the network", ("direction",), _by(network))
+    yield Family("pyfaas_network_connections", "counter", "Connections that code made", (), _one(tally.connections))
 
 
 def _fleet(service: Service, clock: Clock) -> Iterator[Family]:
