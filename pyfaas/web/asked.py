@@ -96,15 +96,21 @@ def check_query(request: web.Request, known: Collection[str]) -> None:
             raise PyfaasError(Code.INVALID_REQUEST, f"{key} is there twice")
 
 
-async def body(request: web.Request, *keys: str) -> dict[str, Any]:
-    """Read a small JSON object; raises invalid_request, or unknown_key for a key that is not among `keys`."""
-    read = await event.read_body(request, _SMALL, "request body")
+async def document(request: web.Request, most: int = _SMALL) -> dict[str, Any]:
+    """Read a JSON object of at most so many bytes, whatever its keys; raises invalid_request or payload_too_large."""
+    read = await event.read_body(request, most, "request body")
     try:
         value = json.loads(read or b"{}")
     except (ValueError, RecursionError):
         raise PyfaasError(Code.INVALID_REQUEST, "the body is no JSON") from None
     if not isinstance(value, dict):
         raise PyfaasError(Code.INVALID_REQUEST, "the body must be a JSON object")
+    return value
+
+
+async def body(request: web.Request, *keys: str) -> dict[str, Any]:
+    """Read a small JSON object; raises invalid_request, or unknown_key for a key that is not among `keys`."""
+    value = await document(request)
     for key in value:
         if key not in keys:
             raise PyfaasError(Code.UNKNOWN_KEY, f"unknown key {key!r}", hint="known are " + ", ".join(keys))
