@@ -112,12 +112,11 @@ class Launcher:
         told, descriptors = await self._ask("vm", *words, *(spec.doors.words() if spec.doors else ()))
         count = spec.doors.count if spec.doors else 0
         doors = descriptors[len(descriptors) - count :]
-        try:
-            first = await self._believe("vm", told, descriptors[: len(descriptors) - count], limits)
-        except BaseException:
+        with contextlib.ExitStack() as unowned:
             for door in doors:
-                os.close(door)
-            raise
+                unowned.callback(os.close, door)
+            first = await self._believe("vm", told, descriptors[: len(descriptors) - count], limits)
+            unowned.pop_all()
         return Vm(self, first.vm, spec, first, doors)
 
     async def blank(self, verb: str, *words: str, limits: Limits) -> Container:
