@@ -44,11 +44,16 @@ class Weight:
 
 def weigh(schema: Mapping[str, Any], key: str) -> Weight:
     """Return a schema's weight; raises invalid_request, naming `key`, for what a schema must not have."""
-    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
-        raise _refused(key, f"the schema has more than {MAX_SCHEMA_BYTES} bytes")
+    check_size(schema, key)
     if schema.get("$schema", _DIALECT) not in (_DIALECT, _DIALECT + "#"):
         raise _refused(key, f"$schema is {_DIALECT}, or left out")
     return _Weighing(schema, key).total(schema, 0, ())
+
+
+def check_size(schema: Mapping[str, Any], key: str) -> None:
+    """Raise invalid_request, naming `key`, for a schema that is too long."""
+    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+        raise _refused(key, f"the schema has more than {MAX_SCHEMA_BYTES} bytes")
 
 
 class _Weighing:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from pyfaas.decisions.inputs import MAX_EVENT_BYTES, Weight, check_work, member_weights, weigh, work_of
+from pyfaas.decisions.inputs import MAX_EVENT_BYTES, Weight, check_size, check_work, member_weights, weigh, work_of
 from pyfaas.decisions.operations import pointer_of
 from pyfaas.errors import Code, PyfaasError
 
@@ -28,14 +28,7 @@ class Input:
         """Compile; raises invalid_request, naming `key`, for what is no JSON Schema or has what one must not have here."""
         self._weight = weigh(schema, key)
         self._members = member_weights(schema, key)
-        options = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_CACHE_BYTES)
-        try:
-            self._validator = jsonschema_rs.Draft202012Validator(dict(schema), pattern_options=options, mask="the value", offline=True)
-        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-            where = pointer_of(getattr(error, "instance_path", ())) or "/"
-            message = f"{key} is no JSON Schema that this server takes: at {where}, {_short(error)}"
-            hint = "JSON Schema 2020-12; patterns have no look-around and no back references, and are short"
-            raise PyfaasError(Code.INVALID_REQUEST, message, hint=hint, evidence={"key": key}) from error
+        self._validator = _compiled(schema, key)
 
     def check(self, event: Any, encoded: bytes) -> None:
         """Raise invalid_event when an event does not fit, payload_too_large when it is too much to check; `encoded` is its JSON text."""
@@ -59,6 +52,23 @@ class Input:
             nothing = Weight(1)
             return sum(work_of(self._members.get(name, nothing), json.dumps(value).encode()) for name, value in event.items())
         return work
+
+
+def check_output(schema: Mapping[str, Any], key: str) -> None:
+    """Raise invalid_request, naming `key`, for what is no JSON Schema; results are not checked, so it may refer to itself."""
+    check_size(schema, key)
+    _compiled(schema, key)
+
+
+def _compiled(schema: Mapping[str, Any], key: str) -> Any:
+    options = jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_CACHE_BYTES)
+    try:
+        return jsonschema_rs.Draft202012Validator(dict(schema), pattern_options=options, mask="the value", offline=True)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        where = pointer_of(getattr(error, "instance_path", ())) or "/"
+        message = f"{key} is no JSON Schema that this server takes: at {where}, {_short(error)}"
+        hint = "JSON Schema 2020-12; patterns have no look-around and no back references, and are short"
+        raise PyfaasError(Code.INVALID_REQUEST, message, hint=hint, evidence={"key": key}) from error
 
 
 def parsed(body: bytes) -> Any:

@@ -1,0 +1,200 @@
+"""Calls of an API's operations, from a request to what is run: who may, which operation, and the event, checked.
+
+The order of refusals keeps what is private: an API that the caller may not know of is not there; only who may know of it hears that it is
+not subscribed, and only a subscriber hears what became of a version and which operations it has. A refused call is counted for the audit trail
+and charged to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any
+
+from pyfaas.decisions.access import require
+from pyfaas.decisions.inputs import MAX_EVENT_BYTES
+from pyfaas.decisions.operations import event_of, match
+from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.model import Caller, Scope
+from pyfaas.service.apis import Apis, retired
+from pyfaas.service.inputs import Input, encoded, parsed
+from pyfaas.service.shares import Shares
+from pyfaas.sharing import Api, ApiState, ApiVersion, Operation, Subscription, SubscriptionState
+
+_MAX_COMPILED = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request below an API version: `path` in its encoded form without the first slash, `query` decoded and in order."""
+
+    owner: str
+    api: str
+    version: str
+    method: str
+    path: str
+    query: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+    is_json: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What is run: `name` is SUBSCRIPTION/OPERATION; `headers` are for the answer, whatever becomes of the call."""
+
+    name: str
+    version: str
+    body: bytes
+    is_bytes: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class MethodNotAllowed(PyfaasError):
+    """A path that an API version has, with another method; `allowed` are those it has."""
+
+    def __init__(self, method: str, allowed: Sequence[str]) -> None:
+        """Say which methods there are."""
+        self.allowed = tuple(allowed)
+        super().__init__(Code.METHOD_NOT_ALLOWED, f"{method} is not possible here; {', '.join(allowed)} are")
+
+
+class Operations:
+    """Prepares calls; runs none."""
+
+    def __init__(self, shares: Shares, apis: Apis) -> None:
+        """Look into what is lent."""
+        self._shares, self._apis, self._catalogue = shares, apis, apis.catalogue
+        self._compiled: dict[tuple[str, str], Input] = {}  # (an API version's digest, an operation's name)
+
+    def prepare(self, caller: Caller, asked: Asked) -> Prepared:
+        """Return what a request runs.
+
+        Raises not_allowed, not_found, gone, MethodNotAllowed, invalid_event or payload_too_large.
+        """
+        require(caller, Scope.INVOKE)
+        api = self._catalogue.seen(caller.account.id, asked.owner, asked.api, asked.version)
+        try:
+            subscription = self._subscription(caller, api)
+            return self._prepared(api, subscription, asked)
+        except PyfaasError as error:
+            self._refused(caller, api, error)
+            raise
+
+    def prepare_named(self, caller: Caller, name: str, body: bytes, *, is_json: bool = True) -> bytes:
+        """Check a call of SUBSCRIPTION/OPERATION by name, and return its event; who may call it is for whoever runs it to say.
+
+        Raises invalid_event or payload_too_large.
+        """
+        subscriber, _, wanted = name.partition("/")
+        subscription = self._shares.subscription_names.get((caller.account.id, subscriber))
+        api = self._shares.apis.get(subscription.api) if subscription is not None else None
+        found = self._newest(api, wanted) if api is not None else None
+        if api is None or found is None:
+            return body
+        try:
+            return self._checked(*found, body, is_json=is_json)
+        except PyfaasError as error:
+            self._refused(caller, api, error)
+            raise
+
+    # ---- inside
+
+    def _subscription(self, caller: Caller, api: Api) -> Subscription:
+        """Return the caller's active subscription; raises not_allowed, or gone for one that ended."""
+        found, path = self._catalogue.last(caller.account.id, api), self._catalogue.path(api)
+        hint = f"pyfaas api subscribe {path} --as NAME"
+        if found is None:
+            raise PyfaasError(Code.NOT_ALLOWED, f"this account is not subscribed to the API {path}", hint=hint)
+        if found.state is SubscriptionState.PENDING:
+            raise PyfaasError(Code.NOT_ALLOWED, f"the subscription of the API {path} is pending", hint="its owner has to approve it")
+        if found.state is SubscriptionState.REFUSED:
+            raise PyfaasError(Code.NOT_ALLOWED, f"the owner of the API {path} refused the subscription", hint="ask its owner")
+        if found.state is SubscriptionState.ENDED:
+            raise PyfaasError(Code.GONE, f"the subscription of the API {path} has ended", hint=hint)
+        return found
+
+    def _prepared(self, api: Api, subscription: Subscription, asked: Asked) -> Prepared:
+        version = self._catalogue.versions(api)[asked.version]
+        if version.state is ApiState.RETIRED:
+            raise retired(self._catalogue.path(api), version.version)
+        found = match(version.operations, asked.method, asked.path)
+        if found.operation is None:
+            if found.allowed:
+                raise MethodNotAllowed(asked.method, found.allowed)
+            raise not_found("operation at", "/" + asked.path[:200])
+        body = self._event(version, found.operation, found.parameters or {}, asked)
+        return Prepared(
+            name=f"{subscription.name}/{found.operation.name}",
+            version=version.version,
+            body=body,
+            is_bytes=not asked.is_json and bool(asked.body),
+            headers=warnings(version),
+        )
+
+    def _event(self, version: ApiVersion, operation: Operation, bound: Any, asked: Asked) -> bytes:
+        """Return the event's text: the body as it came where nothing joins it."""
+        if not bound and not asked.query:
+            return self._checked(version, operation, asked.body, is_json=asked.is_json)
+        if asked.body and not asked.is_json:
+            raise _no_json()
+        event = event_of(operation.input, bound, asked.query, parsed(_bounded(operation, asked.body)))
+        text = encoded(event)
+        if operation.input is not None:
+            self._input(version, operation).check(event, text)
+        return text
+
+    def _checked(self, version: ApiVersion, operation: Operation, body: bytes, *, is_json: bool) -> bytes:
+        if operation.input is None:
+            return body
+        if body and not is_json:
+            raise _no_json()
+        self._input(version, operation).check(parsed(_bounded(operation, body)), body or b"{}")
+        return body
+
+    def _input(self, version: ApiVersion, operation: Operation) -> Input:
+        key = (version.digest, operation.name)
+        found = self._compiled.get(key)
+        if found is None:
+            if len(self._compiled) >= _MAX_COMPILED:
+                self._compiled.clear()
+            found = self._compiled[key] = Input(operation.input or {}, "input")
+        return found
+
+    def _newest(self, api: Api, name: str) -> tuple[ApiVersion, Operation] | None:
+        """Return an operation of the newest version that has it, as `ways` finds it."""
+        living = [v for v in self._catalogue.versions(api).values() if v.state is not ApiState.RETIRED]
+        for version in sorted(living, key=lambda v: v.created, reverse=True):
+            for operation in version.operations:
+                if operation.name == name:
+                    return version, operation
+        return None
+
+    def _refused(self, caller: Caller, api: Api, error: PyfaasError) -> None:
+        me, audit = caller.account.id, self._apis.audit
+        audit.refused(me, api.owner if api.owner != me else None, self._catalogue.path(api), error.code.value)
+        if api.owner != me:
+            audit.refused(api.owner, me, api.name, error.code.value)
+
+
+def warnings(version: ApiVersion) -> dict[str, str]:
+    """Return the headers that an answer of a deprecated version has: Deprecation, and Sunset (RFC 8594) when it was told."""
+    if version.state is not ApiState.DEPRECATED:
+        return {}
+    sunset = {"Sunset": formatdate(version.sunset, usegmt=True)} if version.sunset is not None else {}
+    return {"Deprecation": "true", **sunset}
+
+
+def _bounded(operation: Operation, body: bytes) -> bytes:
+    """Raise payload_too_large before a body that is checked is even read."""
+    if operation.input is not None and len(body) > MAX_EVENT_BYTES:
+        evidence = {"limit": "validated event", "value": MAX_EVENT_BYTES, "observed": len(body), "unit": "bytes"}
+        message = f"the body has {len(body)} bytes; {MAX_EVENT_BYTES} are checked by a schema at most"
+        raise PyfaasError(Code.PAYLOAD_TOO_LARGE, message, evidence=evidence)
+    return body
+
+
+def _no_json() -> PyfaasError:
+    return PyfaasError(
+        Code.INVALID_EVENT, "this operation takes JSON", hint="send Content-Type: application/json", evidence={"pointer": "", "rule": "json"}
+    )
