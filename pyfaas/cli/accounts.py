@@ -41,11 +41,11 @@ def list_accounts(ctx: typer.Context) -> None:
     """List accounts."""
     rows = act(ctx, lambda client: client.accounts(), is_admin=True)
     if chosen(ctx).output is Output.TABLE:
-        rows = [{**row, "policy": sentences.policy(row)} for row in rows]
-    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created", "policy"), "no accounts")
+        rows = [{**row, "policy": sentences.policy(row), "quota": sentences.quota(row.get("quota") or {})} for row in rows]
+    console.show_list(chosen(ctx), rows, ("account", "id", "network", "created", "quota", "policy"), "no accounts")
 
 
-@account.command("set", epilog="Example: pyfaas account set north --stale forbid --max-wait 5s")
+@account.command("set", epilog="Example: pyfaas account set north --concurrency 50 --per-day 100000 --stale forbid")
 def set_account(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="the account")],
@@ -54,8 +54,14 @@ def set_account(  # noqa: PLR0913 - options of a command
     max_stale_requests: policies.MaxStaleRequests = None,
     stale_percent: policies.StalePercent = None,
     max_wait: policies.MaxWait = None,
+    concurrency: policies.Concurrency = None,
+    rate: policies.Rate = None,
+    per_day: policies.PerDay = None,
+    network: Annotated[
+        bool | None, typer.Option("--network/--no-network", help="its functions may reach what they list (admin)", show_default=False)
+    ] = None,
 ) -> None:
-    """Say how long older versions may answer in all of an account's functions."""
+    """Say how long older versions may answer in an account's functions; how much it may run, and whether it may use the network (admin)."""
     policy = policies.said(
         stale=stale,
         max_stale_time=max_stale_time,
@@ -63,9 +69,12 @@ def set_account(  # noqa: PLR0913 - options of a command
         stale_percent=stale_percent,
         max_wait=max_wait,
     )
-    if not policy:
+    quota = policies.quota(concurrency=concurrency, rate=rate, per_day=per_day)
+    is_admin = bool(quota) or network is not None
+    if not policy and not is_admin:
         raise typer.BadParameter("nothing is said: name an option, such as --stale forbid")
-    console.show(chosen(ctx), act(ctx, lambda client: client.set_account(name, **policy)))
+    shown = act(ctx, lambda client: client.set_account(name, quota=quota or None, network=network, **policy), is_admin=is_admin)
+    console.show(chosen(ctx), shown)
 
 
 @account.command("rm", epilog="Example: pyfaas account rm north -y")

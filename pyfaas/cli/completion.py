@@ -21,7 +21,14 @@ from pyfaas.cli.verbs import VERBS
 app = typer.Typer(rich_markup_mode=None)
 SHELLS = ("bash", "zsh", "fish")
 # What an argument's help begins with → what lists the names that it may be.
-_LISTS = {"a function": "ls -q", "what `invoke --async` printed": "jobs ls -q", "as `token ls` shows it": "token ls -q"}
+_LISTS = {
+    "a function": "ls -q",
+    "an account alias": "ls -q --kind alias",
+    "a subscription": "ls -q --kind subscription",
+    "an API": "api ls -q",
+    "what `invoke --async` printed": "jobs ls -q",
+    "as `token ls` shows it": "token ls -q",
+}
 
 _BASH = """\
 _pyfaas_words() {{

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated, Any
 
@@ -11,22 +12,52 @@ from pyfaas.cli import console, sentences
 from pyfaas.cli.options import Globals, Output
 from pyfaas.cli.session import act, chosen
 from pyfaas.cli.watching import show_versions, watch_versions
-from pyfaas.client.errors import invalid
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.errors import NotFound, invalid
 from pyfaas.names import split_target
 
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command()
-def ls(ctx: typer.Context) -> None:
-    """List functions."""
-    rows = act(ctx, lambda client: client.functions())
-    console.show_list(
-        chosen(ctx),
-        rows,
-        ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created"),
-        nothing="no functions yet; publish one: pyfaas deploy PATH (pyfaas init NAME makes one to begin with)",
-    )
+KINDS = ("function", "alias", "subscription")
+
+
+@app.command(epilog="Example: pyfaas ls --kind alias")
+def ls(
+    ctx: typer.Context,
+    kind: Annotated[
+        str | None, typer.Option(metavar="function|alias|subscription", help="only these", show_default=False)
+    ] = None,
+) -> None:
+    """List what can be called by name: functions, account aliases and subscriptions."""
+    if kind not in (None, *KINDS):
+        raise typer.BadParameter(f"--kind: {kind!r} is none of {', '.join(KINDS)}")
+    rows = act(ctx, lambda client: callables(client, kind))
+    if {row.get("kind") for row in rows} <= {"function"}:
+        columns = ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created")
+    else:
+        columns = ("name", "kind", "stands for", "latest", "state", "memory", "timeout", "created")
+    if chosen(ctx).output is Output.TABLE:
+        rows = [{**row, "stands for": row.get("target") or row.get("api")} for row in rows]
+    console.show_list(chosen(ctx), rows, columns, _NONE[kind or "function"])
+
+
+_NONE = {
+    "function": "no functions yet; publish one: pyfaas deploy PATH (pyfaas init NAME makes one to begin with)",
+    "alias": "no account aliases; pyfaas share ls shows what is lent to you",
+    "subscription": "no subscriptions; pyfaas api ls shows what you may subscribe to",
+}
+
+
+async def callables(client: AsyncClient, kind: str | None = None) -> list[dict[str, Any]]:
+    """List what can be called by name, each with its kind; a server that knows of no lending has functions only."""
+    asked = {"function": client.functions, "alias": client.account_aliases, "subscription": client.subscriptions}
+    found: list[dict[str, Any]] = []
+    for each, listed in asked.items():
+        if kind in (None, each):
+            with contextlib.suppress(NotFound):
+                found += [{**row, "kind": each} for row in await listed()]
+    return found
 
 
 @app.command(epilog="Example: pyfaas describe greet:2")

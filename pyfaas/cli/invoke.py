@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sys
@@ -16,11 +17,11 @@ from pyfaas.cli.options import Globals
 from pyfaas.cli.publish import failed_version
 from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import AsyncClient
-from pyfaas.client.calls import NDJSON, call_headers
-from pyfaas.client.errors import FunctionError, from_problem, invalid
+from pyfaas.client.calls import NDJSON, call_headers, split_called
+from pyfaas.client.errors import FunctionError, NotFound, from_problem, invalid
 from pyfaas.client.http import Reply
 from pyfaas.client.packing import pack
-from pyfaas.names import parse_duration, split_target
+from pyfaas.names import parse_duration
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -47,7 +48,7 @@ _JSON, _BYTES = "application/json", "application/octet-stream"
 def invoke(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="a function; its version, release alias, or newest")
+        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="a function, its version or release alias; an account alias; SUBSCRIPTION/OPERATION")
     ],
     data: _Data = None,
     content_type: _Type = None,
@@ -64,7 +65,7 @@ def invoke(  # noqa: PLR0913 - options of a command
         raise typer.BadParameter("--stale is allow or forbid")
     if asynchronous and stream:
         raise typer.BadParameter("--async and --stream exclude each other")
-    function, qualifier = split_target(name)
+    function, qualifier = split_called(name)
     event, kind = read_event(data, content_type)
     headers = call_headers(timeout=seconds(timeout, "--timeout"), stale=stale, headers={"Content-Type": kind})
     if asynchronous:
@@ -136,12 +137,23 @@ async def _invoke(  # noqa: PLR0913 - one call's parts
     except FunctionError as error:
         invocation = invocation or error.invocation_id
         if invocation and not error.hint and not logs:
-            error.hint = f"the run's log: pyfaas logs {name} --id {invocation}"
+            error.hint = _where_it_says_why(name, error, invocation)
         raise
     finally:
-        if invocation and (options.verbose or logs):
-            async for line in client.logs(name, invocation=invocation):
-                console.err(str(line["line"]))
+        if invocation and (options.verbose or logs) and "/" not in name:
+            await _tell_log(client, name, invocation)
+
+
+def _where_it_says_why(name: str, error: FunctionError, invocation: str) -> str:
+    if error.error_type == FunctionError.__name__ and "errorMessage" not in error.problem:
+        return f"why is told to its owner only, who may ask for the invocation: {invocation}"
+    return "" if "/" in name else f"the run's log: pyfaas logs {name} --id {invocation}"
+
+
+async def _tell_log(client: AsyncClient, name: str, invocation: str) -> None:
+    with contextlib.suppress(NotFound):  # of an account alias whose owner keeps the log sealed
+        async for line in client.logs(name, invocation=invocation):
+            console.err(str(line["line"]))
 
 
 async def write_result(reply: Reply, *, as_it_comes: bool) -> None:

@@ -25,7 +25,7 @@ def _group() -> None:
 @app.command(epilog="Example: pyfaas logs greet -f --since 10m")
 def logs(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions")],
+    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions; an account alias whose owner shows its logs")],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,  # noqa: FBT002
     invocation: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="of one invocation only", show_default=False)

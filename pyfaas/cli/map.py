@@ -29,7 +29,7 @@ from pyfaas.cli.session import act, chosen
 from pyfaas.client import tagged
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.batch import AT_ONCE
-from pyfaas.client.calls import NDJSON, call_headers
+from pyfaas.client.calls import NDJSON, call_headers, split_called
 from pyfaas.client.errors import (
     Error,
     FunctionError,
@@ -41,7 +41,6 @@ from pyfaas.client.errors import (
     Unreachable,
 )
 from pyfaas.client.http import Reply
-from pyfaas.names import split_target
 
 app = typer.Typer(rich_markup_mode=None)
 _MOST_AT_ONCE = 1000
@@ -60,7 +59,7 @@ def _group() -> None:
 def map_(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="a function; its version, release alias, or newest")
+        str, typer.Argument(metavar="NAME[:QUALIFIER]", help="a function, its version or release alias; an account alias; SUBSCRIPTION/OPERATION")
     ],
     source: Annotated[str, typer.Option("-i", "--input", metavar="FILE", help="a JSON event a line; - is stdin")] = "-",
     target: Annotated[
@@ -70,7 +69,7 @@ def map_(  # noqa: PLR0913 - options of a command
     resume: Annotated[bool, typer.Option("--resume", help="skip what FILE of -o already has")] = False,  # noqa: FBT002
 ) -> None:
     """Run a function once for each line of a file; writes {"i": N, "ok": …} or {"i": N, "error": …} as each ends."""
-    function, qualifier = split_target(name)
+    function, qualifier = split_called(name)
     if resume and target == "-":
         raise typer.BadParameter("--resume needs the file of an earlier run: -o FILE")
     options = chosen(ctx)

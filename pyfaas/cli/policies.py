@@ -1,12 +1,13 @@
-"""The options that say how long older versions may answer: of a release alias, and of an account."""
+"""The options that say how long older versions may answer, of a release alias and of an account; and how much an account may run."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
-from pyfaas.client.releasing import Policy
+from pyfaas.client.releasing import Policy, Quota
 from pyfaas.names import parse_duration
 
 _NONE = "none"
@@ -32,6 +33,40 @@ MinVersion = Annotated[
 MaxWait = Annotated[
     str | None, typer.Option(metavar="TIME", help="wait for this long for a version that is not ready", show_default=False)
 ]
+
+Concurrency = Annotated[
+    str | None, typer.Option(metavar="N", help="runs at once that it pays for; none is the server's (admin)", show_default=False)
+]
+Rate = Annotated[
+    str | None, typer.Option(metavar="R", help="runs that begin in a second; 0 is no limit (admin)", show_default=False)
+]
+PerDay = Annotated[
+    str | None, typer.Option(metavar="N", help="runs in a day, UTC; 0 is no limit (admin)", show_default=False)
+]
+
+
+def quota(*, concurrency: str | None, rate: str | None, per_day: str | None) -> Quota:
+    """Return what options say of an account's quota; `none` is what the server's options say. Raises BadParameter."""
+    found: Quota = {}
+    if concurrency is not None:
+        found["concurrency"] = _whole(concurrency, "--concurrency")
+    if rate is not None:
+        found["rate"] = _number(rate, "--rate")
+    if per_day is not None:
+        found["per_day"] = _whole(per_day, "--per-day")
+    return found
+
+
+def _number(text: str, option: str) -> float | None:
+    if text == _NONE:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{option}: {text!r} is not a number of runs, or none")
+    return value
 
 
 def said(  # noqa: PLR0913 - one parameter an option

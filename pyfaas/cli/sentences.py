@@ -93,6 +93,12 @@ def policy(document: Document) -> str:
     return " ".join(said) or "-"
 
 
+def quota(document: Document) -> str:
+    """Say what an account may run, or a caller through a grant, as far as a document says anything of it."""
+    units = {"concurrency": "at once", "max_concurrency": "at once", "rate": "a second", "per_day": "a day"}
+    return ", ".join(f"{cell(document[key])} {unit}" for key, unit in units.items() if document.get(key) is not None) or "-"
+
+
 def canary(alias: Document) -> str:
     """Say where a release alias's canary stands."""
     shown = alias.get("canary")

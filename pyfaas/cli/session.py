@@ -20,12 +20,17 @@ from pyfaas.client.http import Call, HttpTransport, Reply, Transport
 from pyfaas.client.profile import Endpoint, locate
 
 R = TypeVar("R")
-_NOTHING = re.compile(r"no (function|invocation|account|token|release alias) '([^']+)'")
+_NOTHING = re.compile(r"no (function|invocation|account|token|release alias|account alias|subscription|API|grant|secret) '([^']+)'")
 _SHOWN_BY = {
     "invocation": "pyfaas jobs ls shows what is kept; only what was invoked with --async is",
     "account": "pyfaas account ls shows them",
     "token": "pyfaas token ls shows their ids",
     "release alias": "pyfaas alias ls NAME shows them",
+    "account alias": "pyfaas ls --kind alias shows them",
+    "subscription": "pyfaas ls --kind subscription shows them",
+    "API": "pyfaas api ls shows those that you can see",
+    "grant": "pyfaas share ls shows them",
+    "secret": "pyfaas secret ls NAME shows their names",
 }
 
 

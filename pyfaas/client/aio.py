@@ -31,7 +31,7 @@ from pyfaas.client.http import Call, HttpTransport, Reply, Transport, json_call
 from pyfaas.client.lending import Lending
 from pyfaas.client.packing import Package, pack
 from pyfaas.client.profile import locate
-from pyfaas.client.releasing import Policy, Release, has_begun, policy_document, release_query
+from pyfaas.client.releasing import Policy, Quota, Release, has_begun, policy_document, release_query
 from pyfaas.contract import BACKUP_TAIL, is_backup_end
 from pyfaas.errors import Code
 from pyfaas.model import JobState
@@ -445,9 +445,16 @@ class AsyncClient(Lending):
         """Create an account; returns {account, id, token}, the token this once."""
         return await self._json(json_call("POST", "/v1/accounts", {"name": name, "network": network}))
 
-    async def set_account(self, name: str, **policy: Unpack[Policy]) -> dict[str, Any]:
-        """Say how long older versions may answer in all of an account's functions; as in `set_alias`, without min_version."""
-        return await self._json(json_call("PUT", f"/v1/accounts/{segment(name)}", policy_document(policy)))
+    async def set_account(
+        self, name: str, *, quota: Quota | None = None, network: bool | None = None, **policy: Unpack[Policy]
+    ) -> dict[str, Any]:
+        """Say how long older versions may answer in all of an account's functions; as in `set_alias`, without min_version.
+
+        An admin may also change its `quota`, and whether its functions may use the network; what is left out stays.
+        """
+        more = {"quota": dict(quota) if quota else None, "network": network}
+        document = policy_document(policy) | {key: value for key, value in more.items() if value is not None}
+        return await self._json(json_call("PUT", f"/v1/accounts/{segment(name)}", document))
 
     async def remove_account(self, name: str) -> None:
         """Remove an account with all that is its own."""

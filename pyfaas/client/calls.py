@@ -13,7 +13,7 @@ from pyfaas.client.errors import WaitTimeout, from_outcome, from_problem, from_r
 from pyfaas.client.http import Call, Reply
 from pyfaas.errors import PyfaasError
 from pyfaas.model import JobState
-from pyfaas.names import check_name
+from pyfaas.names import check_name, split_target
 
 NDJSON = "application/x-ndjson"
 POLL_S = 30  # an answer that is held back for longer might be cut off by what is between
@@ -96,6 +96,16 @@ def called_path(name: str) -> str:
         return f"{function_path(subscription)}/{check_name(operation, 'operation')}"
     except PyfaasError as error:
         raise from_refusal(error) from None
+
+
+def split_called(text: str) -> tuple[str, str | None]:
+    """Split `NAME[:QUALIFIER]`, or `SUBSCRIPTION/OPERATION`, which has none; raises InvalidRequest for what is neither."""
+    try:
+        name, qualifier = (text, None) if "/" in text else split_target(text)
+    except PyfaasError as error:
+        raise from_refusal(error) from None
+    called_path(name)
+    return name, qualifier
 
 
 def whole_seconds(until: float | None, now: float) -> int:

@@ -37,6 +37,14 @@ class Policy(TypedDict, total=False):
     max_wait: str | float | None  # for a version that is not ready
 
 
+class Quota(TypedDict, total=False):
+    """What an account may run that it pays for; None is what the server's options say, 0 no limit."""
+
+    concurrency: int | None  # runs at once
+    rate: float | None  # runs that begin in a second
+    per_day: int | None  # runs in a day, UTC
+
+
 _DURATIONS = ("max_stale_time", "max_wait")
 
 

@@ -31,6 +31,25 @@ ARGUMENTS = {
     "alias set": "echo:live 1",
     "alias ls": "echo",
     "alias rm": "echo:live",
+    "secret set": "echo key=@in.ndjson",
+    "secret ls": "echo",
+    "secret rm": "echo key",
+    "share grant": "echo --to south --lock tone=plain --lock limit:=3",
+    "share revoke": "echo --from south",
+    "share accept": "north/echo --as mine --param tone=plain --secret key=@in.ndjson",
+    "share describe": "mine",
+    "share rm": "mine",
+    "api publish": "-f api.toml",
+    "api approve": "text south",
+    "api approvals": "text",
+    "api revoke": "text south",
+    "api deprecate": "text 1",
+    "api retire": "text 1",
+    "api rm": "text",
+    "api describe": "north/text",
+    "api openapi": "north/text",
+    "api subscribe": "north/text --as text",
+    "api unsubscribe": "text",
     "jobs get": "job-1",
     "jobs wait": "job-1",
     "jobs cancel": "job-1",
@@ -116,6 +135,7 @@ def test_curl_prints_and_does_nothing(cli: Cli, path: str) -> None:
     """--curl before and after every verb prints one and the same command, and no request is made."""
     (cli.directory / "echo.py").write_text("def handler(event, context): ...\n")
     (cli.directory / "in.ndjson").write_text("{}\n")
+    (cli.directory / "api.toml").write_text('name = "text"\nversion = "1"\n')
     cli.url = "http://127.0.0.1:1"  # where nobody is
     words = [*path.split(), *shlex.split(ARGUMENTS.get(path, ""))]
     done = [cli("--curl", *words), cli(*words, "--curl")]
@@ -124,7 +144,7 @@ def test_curl_prints_and_does_nothing(cli: Cli, path: str) -> None:
     first, second = (re.sub(r"run-\w+|[\d.]{14,}", "", each.stdout) for each in done)
     assert first == second
     assert "curl" in shlex.split(first)
-    assert sorted(path.name for path in cli.directory.iterdir()) == ["echo.py", "in.ndjson"]
+    assert sorted(path.name for path in cli.directory.iterdir()) == ["api.toml", "echo.py", "in.ndjson"]
 
 
 @pytest.mark.parametrize("path", [path for path in LEAVES if path.split()[0] in LOCAL])
@@ -165,6 +185,24 @@ def test_a_verb_without_a_request_says_so(cli: Cli, path: str) -> None:
         ("alias set f:live 3 --max-stale-time soon", "30s, 5m"),
         ("account set north", "nothing is said"),
         ("account set north --min-version 3", "No such option"),
+        ("account set north --concurrency many", "a whole number, or none"),
+        ("account set north --rate -1", "a number of runs"),
+        ("ls --kind alais", "none of function, alias, subscription"),
+        ("share grant f --to south --lock tone", "'tone' is not K=V, or K:=JSON"),
+        ("share grant f --to south --lock limit:=much", "for text write limit=much"),
+        ("share grant f --to south --lock limit:=NaN", "for text write limit=NaN"),
+        ("share grant f --to south --lock a=1 --lock a=2", "a is given twice"),
+        ("share grant f --to south --placement mine", "none of pair, owner, caller"),
+        ("share grant f --to south --payer me", "none of caller, owner"),
+        ("share grant f", "--to"),
+        ("share revoke f --from south --running on", "none of stop, finish"),
+        ("share accept north/f --as n/m", "'n/m' is not a name for an account alias"),
+        ("share accept north/f --as mine --secret sk_live_1", "write K=@FILE"),
+        ("share accept north/f --as mine --secret key=@nowhere.txt", "nowhere.txt: No such file"),
+        ("share accept north/f --as mine --secret a=- --secret b=-", "one secret's value only"),
+        ("secret set f sk_live_1", "write K=@FILE"),
+        ("api publish -f nowhere.toml", "nowhere.toml"),
+        ("invoke a/b/c", "is not a name for an operation"),
     ],
 )
 def test_what_is_mistyped_is_answered_with_what_was_meant(words: str, told: str) -> None:

@@ -125,7 +125,7 @@ def test_run_leaves_nothing_behind(cli: Cli) -> None:
 def test_lists_join_pages_and_have_three_forms(cli: Cli) -> None:
     """A table for people, {items, next} for programs, names for the shell."""
     cli.deploy("one", "two")
-    table = cli("ls").stdout.splitlines()
+    table = cli("ls", "--kind", "function").stdout.splitlines()
     assert table[0].split()[:3] == ["NAME", "LATEST", "STATE"]
     shown = json.loads(cli("ls", "-o", "json").stdout)
     assert shown["next"] is None

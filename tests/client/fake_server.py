@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from fake_lending import Lending
 
 PROBLEM = "application/problem+json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -51,6 +52,7 @@ class Fake:
         self.policies: dict[str, Any] = {}
         self.publishing = self.most_at_once = 0
         self.calls: dict[str, int] = {}
+        self.lending = Lending(refusal)
 
     def tell(self, name: str, number: int, kind: str, **detail: Any) -> None:
         """Keep an event, with a cursor that grows over all functions."""
@@ -311,6 +313,18 @@ async def invoke(request: web.Request) -> web.StreamResponse:
     return web.Response(body=event, content_type=kind, headers={**headers, "Pyfaas-Outcome": "ok"})
 
 
+async def operate(request: web.Request) -> web.StreamResponse:
+    """Answer an operation of a subscription: `boom` fails as lent code does, `over` is gone, any other echoes."""
+    request.app["fake"].lending.subscription(request.match_info["subscription"])
+    headers = {"Pyfaas-Invocation-Id": "inv-9"}
+    if request.match_info["operation"] == "boom":
+        body = {"errorType": "FunctionError", "invocationId": "inv-9"}
+        return web.json_response(body, status=500, headers={**headers, "Pyfaas-Outcome": "error"})
+    if request.match_info["operation"] == "over":
+        raise refusal(410, "gone", "version 1 of this API is retired")
+    return web.Response(body=await request.read(), content_type=request.content_type, headers=headers)
+
+
 def failed(status: int, outcome: str, headers: dict[str, str]) -> web.Response:
     """Answer as a run that failed."""
     headers = {**headers, "Pyfaas-Outcome": outcome}
@@ -445,7 +459,7 @@ async def gone(_request: web.Request) -> web.Response:
 async def requests(request: web.Request) -> web.Response:
     """Show what was asked."""
     fake: Fake = request.app["fake"]
-    return web.json_response({"requests": fake.requests, "cancelled": fake.cancelled, "functions": fake.functions, "most_at_once": fake.most_at_once})
+    return web.json_response({"requests": fake.requests, "cancelled": fake.cancelled, "functions": fake.functions, "most_at_once": fake.most_at_once, "sent": fake.lending.sent})
 
 
 def build() -> web.Application:
@@ -465,6 +479,7 @@ def build() -> web.Application:
     add("DELETE", "/v1/functions/{name}/aliases/{alias}", gone)
     add("GET", "/v1/functions/{name}/events", events)
     add("POST", "/v1/functions/{name}/invoke", invoke)
+    add("POST", "/v1/functions/{subscription}/{operation}/invoke", operate)
     add("GET", "/v1/functions/{name}/logs", logs)
     add("GET", "/v1/invocations", jobs)
     add("GET", "/v1/invocations/{id}", job)
@@ -478,6 +493,7 @@ def build() -> web.Application:
     add("PUT", "/v1/accounts/{name}", set_account)
     add("DELETE", "/v1/accounts/{name}", gone)
     add("DELETE", "/v1/tokens/{id}", gone)
+    app["fake"].lending.add_to(app.router)
     add("GET", "/fake/requests", requests)
     return app
 

@@ -53,7 +53,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("pyfaas.runtime", ("pyfaas.bundle", "pyfaas.tagged", "sandbox.errors", "sandbox.guest.attached", "sandbox.wire")),
-    ("pyfaas.cli", ("pyfaas.client", "pyfaas.config", "pyfaas.errors", "pyfaas.names", "pyfaas.keeper", "pyfaas.restore", "sandbox.doctor")),
+    ("pyfaas.cli", ("pyfaas.apifile", "pyfaas.client", "pyfaas.config", "pyfaas.errors", "pyfaas.names", "pyfaas.keeper", "pyfaas.restore", "sandbox.doctor")),
     ("pyfaas.__main__", ("pyfaas.cli",)),
     ("pyfaas.server", ("pyfaas", "sandbox")),
     ("pyfaas.restore", ("pyfaas.adapters", "pyfaas.errors")),

@@ -1,0 +1,220 @@
+"""Lending functions to other accounts, and using what others lend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from pyfaas.cli import assignments, console, lending
+from pyfaas.cli.functions import confirm
+from pyfaas.cli.options import Globals, Output
+from pyfaas.cli.session import act, chosen
+from pyfaas.client.aio import AsyncClient
+from pyfaas.client.errors import NotFound
+from pyfaas.client.lending import RUNNING
+from pyfaas.names import check_name
+
+app = typer.Typer(rich_markup_mode=None)
+share = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Lend functions to other accounts, and use what others lend.")
+app.add_typer(share, name="share")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep the one verb a verb of a group."""
+
+
+@share.command(epilog="Example: pyfaas share grant summarise --to south --lock tone=plain --allow length --max-concurrency 5")
+def grant(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
+    name: lending.Own,
+    to: Annotated[str, typer.Option("--to", metavar="ACCOUNT|public", help="who may call it; public is everybody")],
+    version: Annotated[int | None, typer.Option(metavar="N", help="only this version", show_default=False)] = None,
+    lock: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="a parameter that is fixed; K:=JSON; repeats", show_default=False)
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(metavar="K", help="a parameter that must be given; repeats", show_default=False)
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="K", help="a parameter that a call may give itself; repeats", show_default=False)
+    ] = None,
+    max_concurrency: Annotated[int | None, typer.Option(metavar="N", help="runs at once", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option(metavar="R", help="runs in a second", show_default=False)] = None,
+    per_day: Annotated[int | None, typer.Option(metavar="N", help="runs in a day, UTC", show_default=False)] = None,
+    relend: Annotated[bool, typer.Option("--relend", help="the account may lend it on")] = False,  # noqa: FBT002
+    network: Annotated[
+        list[str] | None, typer.Option(metavar="ENTRY", help="HOST:PORT that its runs may reach; repeats", show_default=False)
+    ] = None,
+    secret: Annotated[
+        list[str] | None, typer.Option(metavar="K", help="a secret of yours that travels along; repeats", show_default=False)
+    ] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="the account sees what its runs print")] = False,  # noqa: FBT002
+    reuse: Annotated[bool, typer.Option("--reuse", help="a container may answer more than one call")] = False,  # noqa: FBT002
+    placement: Annotated[
+        str | None, typer.Option(metavar="pair|owner|caller", help="whose VMs it runs in; pair is nobody else's", show_default=False)
+    ] = None,
+    payer: Annotated[str | None, typer.Option(metavar="caller|owner", help="whose usage it is", show_default=False)] = None,
+) -> None:
+    """Lend a function, or what was lent with --relend, to an account; the same again replaces what was said before."""
+    lending.one_of(placement, lending.PLACEMENTS, "--placement")
+    lending.one_of(payer, ("caller", "owner"), "--payer")
+    said: dict[str, Any] = {
+        "version": version,
+        "lock": assignments.values(lock or [], "--lock"),
+        "require": require,
+        "allow": allow,
+        "max_concurrency": max_concurrency,
+        "rate": rate,
+        "per_day": per_day,
+        "relend": relend,
+        "network": network,
+        "secrets": secret,
+        "logs": logs,
+        "reuse": reuse,
+        "placement": placement,
+        "payer": payer,
+    }
+    terms = {key: value for key, value in said.items() if value not in (None, False, [], {})}
+
+    async def work(client: AsyncClient) -> tuple[dict[str, Any], str]:
+        granted = await client.grant(name, to, **terms)
+        return granted, str((await client.whoami())["account"]) if is_table else ""
+
+    is_table = chosen(ctx).output is Output.TABLE
+    shown, owner = act(ctx, work)
+    console.show(chosen(ctx), shown, lending.filled(shown))
+    if is_table:
+        console.note(chosen(ctx), f"{lending.whom(to)} begins with: pyfaas share accept {owner}/{name} --as NAME")
+
+
+@share.command(epilog="Example: pyfaas share revoke summarise --from south --running finish")
+def revoke(
+    ctx: typer.Context,
+    name: lending.Own,
+    of: Annotated[str, typer.Option("--from", metavar="ACCOUNT|public", help="whose right ends")],
+    running: lending.Running = "stop",
+) -> None:
+    """Take a grant back: from now on no run begins through it; what runs is stopped, or finishes."""
+    lending.one_of(running, RUNNING, "--running")
+    act(ctx, lambda client: client.revoke(name, of, running=running))
+    console.note(chosen(ctx), f"took {name} back from {lending.whom(of)}")
+
+
+@share.command(epilog="Example: pyfaas share ls -o json")
+def ls(ctx: typer.Context) -> None:
+    """List what the account lends, and what is lent to it."""
+    shown = act(ctx, lambda client: client.grants())
+    options = chosen(ctx)
+    if options.output is not Output.TABLE:
+        console.document_out(options, shown)
+        return
+    given, received = shown.get("given") or [], shown.get("received") or []
+    if not given and not received:
+        begin = "lend one of yours: pyfaas share grant NAME --to ACCOUNT"
+        console.note(options, f"nothing is lent, by you or to you; {begin}")
+    _list(options, "given", given, ("name", "to"))
+    _list(options, "received", received, ("target", "alias"))
+
+
+def _list(options: Globals, title: str, grants: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    if not grants:
+        return
+    rows = [lending.grant_row(each) for each in grants]
+    keys = [key for key in (*names, "version", "parameters", "caps", "network", "may", "state", "created") if any(row.get(key) for row in rows)]
+    if options.quiet:
+        for row in rows:
+            console.out(str(row.get(names[0])))
+        return
+    console.out(f"{title}:")
+    console.table(keys, [[console.cell(row.get(key), key) for key in keys] for row in rows])
+
+
+@share.command(epilog="Example: pyfaas share accept north/summarise --as brief --param length:=20 --secret api_key=@key.txt")
+def accept(  # noqa: PLR0913 - options of a command
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="OWNER/NAME[:VERSION]", help="what is lent; its version, release alias, or newest")],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="what you call it")],
+    param: lending.Param = None,
+    secret: lending.Secret = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of a container, at most the function's", show_default=False)] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="of a run, at most the function's", show_default=False)] = None,
+    network: lending.Network = None,
+    placement: Annotated[
+        str | None, typer.Option(metavar="pair|owner|caller", help="whose VMs it runs in; pair unless both sides say so", show_default=False)
+    ] = None,
+) -> None:
+    """Make an account alias: your own name for a function that is lent to you, with your parameters and secrets in it."""
+    check_name(name, "account alias")
+    lending.one_of(placement, lending.PLACEMENTS, "--placement")
+    params = assignments.values(param or [], "--param")
+    secrets = assignments.secrets(secret or [], "--secret", chosen(ctx))
+    shown = act(
+        ctx,
+        lambda client: client.accept(
+            target,
+            name,
+            params=params or None,
+            secrets=secrets or None,
+            memory=memory,
+            timeout=timeout,
+            network=network or None,
+            placement=placement,
+        ),
+    )
+    console.show(chosen(ctx), shown, lending.filled(shown))
+    if chosen(ctx).output is Output.TABLE:
+        console.note(chosen(ctx), f"call it: pyfaas invoke {name} -d JSON")
+
+
+@share.command(epilog="Example: pyfaas share rm brief -y")
+def rm(
+    ctx: typer.Context,
+    name: lending.Alias,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,  # noqa: FBT002
+) -> None:
+    """Remove an account alias with its parameters and secrets."""
+    confirm(ctx, f"remove the account alias {name}?", yes=yes)
+    act(ctx, lambda client: client.remove_account_alias(name))
+    console.note(chosen(ctx), f"removed {name}")
+
+
+@share.command(epilog="Example: pyfaas share describe brief")
+def describe(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="an account alias, or a function of your own that is lent")],
+) -> None:
+    """Show an account alias; of a function of your own, to whom it is lent and how far."""
+
+    async def work(client: AsyncClient) -> tuple[Mapping[str, Any], bool]:
+        try:
+            return await client.account_alias(name), True
+        except NotFound as error:
+            try:
+                return await client.grants(name), False
+            except NotFound:
+                raise error from None
+
+    shown, is_alias = act(ctx, work)
+    if is_alias:
+        console.show(chosen(ctx), shown, lending.filled(shown))
+        return
+    grants = list(shown.get("items") or shown.get("given") or ())
+    if chosen(ctx).output is not Output.TABLE:
+        console.document_out(chosen(ctx), shown)
+    elif grants:
+        _list(chosen(ctx), "given", grants, ("to", "name"))
+    else:
+        console.note(chosen(ctx), f"{name} is lent to nobody; lend it: pyfaas share grant {name} --to ACCOUNT")
+
+
+@share.command(epilog="Example: pyfaas share audit -o json")
+def audit(ctx: typer.Context) -> None:
+    """Show who lent, accepted, called, was refused and revoked: your own side of it, oldest first."""
+    rows = act(ctx, lambda client: client.audit())
+    if chosen(ctx).output is Output.TABLE:
+        rows = [{**row, "detail": lending.told(row.get("detail") or {})} for row in rows]
+    nothing = "nothing was lent or borrowed yet: pyfaas share grant NAME --to ACCOUNT"
+    console.show_list(chosen(ctx), rows, ("at", "kind", "name", "other", "detail"), nothing)
