@@ -35,7 +35,8 @@ class Handover:
     pipe that only the server holds: launcher and server end together; `inherit` is where a predecessor's connections
     come from, -1 without one. `uid` is what it becomes, 0 for nothing else; `needed` are the paths that it reads;
     `layers` are live or not, those in `weaker` were given up; `tool` is how requirements are installed, `binds` what an
-    installation sees of the host; `place` is where bundles are kept, credentials included, empty for the data directory.
+    installation sees of the host; `place` is where bundles are kept, credentials included, empty for the data directory; `sealing_keys` are the keys for
+    secrets that the operator gives, empty for those of the data directory.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class Handover:
     tool: Mapping[str, Any]
     binds: tuple[str, ...] = ()
     place: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sealing_keys: str = field(default="", repr=False)
 
     def encode(self) -> bytes:
         """Return the value as JSON."""

@@ -26,6 +26,7 @@ from typing import Any
 
 import uvloop
 
+from pyfaas.adapters import keyring
 from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.clock import SystemClock
 from pyfaas.adapters.places import open_bundles
@@ -34,6 +35,7 @@ from pyfaas.adapters.sqlite.locks import SqliteLocks
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import open_database
 from pyfaas.adapters.sqlite.store import SqliteStore
+from pyfaas.adapters.sqlite.vault import SqliteVault
 from pyfaas.adapters.trees import TreeDirectories
 from pyfaas.adapters.workers import SandboxWorkers
 from pyfaas.errors import Code, PyfaasError
@@ -53,6 +55,7 @@ from pyfaas.service.preparing import Preparing
 from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Registry
 from pyfaas.service.retention import Retention
+from pyfaas.service.secrets import Secrets, sources_of
 from pyfaas.service.service import Service, write_secret
 from pyfaas.service.shares import Lent, Shares
 from pyfaas.service.storage import forget_missing
@@ -133,6 +136,8 @@ class Server:
         )
         backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")), bundles)
         backup = self.service.backup = Backup(backups, self.journal, self.clock)
+        secrets = self.service.secrets = await self._secrets(data, registry)
+        dispatcher.secrets_of, dispatcher.secrets_size = lambda c: secrets.of(sources_of(c)), lambda c: secrets.size_of(sources_of(c))
         self.retention = Retention(
             *(self.config, self.store, bundles, trees, self.workers, self.clock),
             is_held=lambda: backup.is_running or publisher.is_preparing,
@@ -144,6 +149,7 @@ class Server:
         if lost:
             log.warning("versions_without_files", extra={"count": lost})
         self._recover(registry, publisher)
+        secrets.resume()
         dispatcher.open()
         _tell_recovered(await self.service.jobs.open(beside=not self._is_alone))
         self.site = await start(self.service, self.config, self._listen())
@@ -199,11 +205,21 @@ class Server:
         await self.service.jobs.close()
         await self.service.rollouts.stop(self._rolling)
         await self.service.publisher.close()
+        await self.service.secrets.close()
         await self.service.dispatcher.close()
         await self.journal.flush()
         await self.store.close()
 
     # ---- inside
+
+    async def _secrets(self, data: Path, registry: Registry) -> Secrets:
+        """Return the secrets with their keys. Raises internal when there are some and no key can be had."""
+        vault = SqliteVault(self.database)
+        sealed, given = await vault.load(), self.given.sealing_keys
+        keys = keyring.given(given, is_needed=bool(sealed)) if given else keyring.opened(data, is_needed=bool(sealed))
+        secrets = Secrets(registry, vault, keys, self.clock, self.config.secret_bytes, lambda: self.service.backup.is_running)
+        secrets.take(sealed)
+        return secrets
 
     async def _first_start(self, data: Path) -> None:
         """Make the account `default` and the two tokens where they are missing, and say where they are."""
@@ -291,6 +307,7 @@ class Server:
         if not await self.site.settled(_SETTLED_S):
             log.warning("requests_refused", extra={"reason": "they took too long to let a successor begin"})
         await self.service.publisher.close()
+        await self.service.secrets.close()
         self.service.dispatcher.await_no_preparation()
         await self.database.yield_writes()
         tell(self.keeper, "yielded")
@@ -309,6 +326,7 @@ class Server:
         await self.site.take_back(self._listen())
         self.service.jobs.start_claiming()
         self.service.publisher.resume()
+        self.service.secrets.resume()
 
     async def _inherit_jobs(self) -> None:
         """Queue again what the predecessor claimed and did not finish."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pyfaas import premises
-from pyfaas.adapters import indexes, places
+from pyfaas.adapters import credentials, indexes, places
 from pyfaas.children import Child, Team
 from pyfaas.config import Config, process_environment
 from pyfaas.handover import Handover
@@ -60,6 +60,7 @@ def survey(config: Config) -> Handover:
         tool=found.order(),
         binds=found.binds,
         place=place,
+        sealing_keys=credentials.find(process_environment()),
     )
 
 

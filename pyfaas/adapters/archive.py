@@ -5,7 +5,7 @@ wants it smaller pipes it through a compressor of his own. Any tar shows and unp
 
     backup.json         who made it, when, of which format and schema; the first 512-byte blocks name a foreign file
     pyfaas.db           one consistent copy of the database, without a WAL
-    *.token             the keys that the data directory holds
+    *.token, secrets.key  the keys that the data directory holds
     bundles/…           the uploads of every living version
     prepared/…, environments/…   what containers see, of every version that was ready
     manifest.json       a digest for each entry, and counts: what is cut before it is no backup
@@ -23,7 +23,7 @@ import sysconfig
 
 FORMAT = 1
 HEAD, DATABASE, MANIFEST = "backup.json", "pyfaas.db", "manifest.json"
-KEYS = ("admin.token", "default.token")
+KEYS = ("admin.token", "default.token", "secrets.key")
 BUNDLES, TREES = "bundles", ("prepared", "environments")
 SIGNATURE = "pyfaas backup"  # the value of `kind` in both documents
 

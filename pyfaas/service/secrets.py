@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,6 +25,9 @@ from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Caller, Scope
 from pyfaas.ports import Clock, Keyring, Sealed, Vault
 from pyfaas.service.registry import Registry
+
+if TYPE_CHECKING:
+    from pyfaas.service.lane import Call
 
 log = logging.getLogger(__name__)
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
@@ -281,6 +284,11 @@ class Secrets:
             raise _too_large("one function, account alias or subscription", MOST_KEYS, len(sizes), "secrets")
         if (total := sum(sizes.values())) > 2 * self._limit:
             raise _too_large("the secrets of one function, account alias or subscription together", 2 * self._limit, total, "bytes")
+
+
+def sources_of(call: Call) -> Sources:
+    """Return whose secrets a call takes along: those of the way that it came, or the function's own."""
+    return call.way.secrets if call.way is not None else ((call.entry.function.id, None),)
 
 
 def check_key(key: str) -> str:

@@ -31,6 +31,7 @@ from pyfaas.service.pointers import Pointers
 from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Entry, Registry
 from pyfaas.service.rollouts import Rollouts
+from pyfaas.service.secrets import Secrets
 
 _SAME = 200  # what a publication of known content is answered
 
@@ -39,6 +40,7 @@ class Service:
     """Everything that the faces may ask for."""
 
     backup: Backup  # given by whoever knows the data directory
+    secrets: Secrets
 
     def __init__(
         self,
@@ -210,6 +212,7 @@ class Service:
     async def _forget(self, entry: Entry) -> None:
         self._pointers.forget(entry)
         self.happenings.forget(entry.function.id)
+        await self.secrets.forget(entry.function.id)
         await self._queue.cancel_function(entry.function.id, self._clock.now())
         keys = {(entry.function.id, n) for n in entry.versions}
         for lane in list(self.dispatcher.fleet.lanes.values()):

@@ -14,6 +14,7 @@ from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import JobState, Scope
 from pyfaas.web.asked import BUDGET_FORM, ID_FORM, MAX_CURSOR, MAX_TIME, MAX_VERSION, NAME_FORM, TOKEN_FORM, USAGE_FORM
+from pyfaas.web.routes_secrets import KEY_FORM
 from pyfaas.web.schemas import ANY, CODE_ID_PATTERN, ID, NAME, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
 
 JSON, NDJSON, BYTES, PROBLEM = "application/json", "application/x-ndjson", "application/octet-stream", "application/problem+json"
@@ -260,6 +261,34 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("DELETE", "/v1/functions/{name}/aliases/{alias}"): Operation(
         tag="functions", says="Remove a release alias", answers={204: _GONE}, errors=(404, 507)
     ),
+    ("GET", "/v1/functions/{name}/secrets"): Operation(
+        tag="functions",
+        says="List the names of a function's secrets",
+        more="Values are never shown.",
+        query=_page(KEY_FORM),
+        answers={200: _json("a page", ref("SecretPage"))},
+        errors=(404,),
+    ),
+    ("PUT", "/v1/functions/{name}/secrets/{key}"): Operation(
+        tag="functions",
+        says="Keep a secret for a function",
+        more="Its code finds it in `context.secrets`, from the next attempt on, whichever version runs. It is encrypted at rest, and no part of a version.",
+        body={JSON: ref("SecretOrder"), "text/plain": text()},
+        is_body_needed=True,
+        example={"value": "the value"},
+        answers={200: _json("kept", ref("Secret"))},
+        errors=(404, 413, 503, 507),
+    ),
+    ("DELETE", "/v1/functions/{name}/secrets/{key}"): Operation(
+        tag="functions", says="Remove a function's secret", answers={204: _GONE}, errors=(404, 503, 507)
+    ),
+    ("POST", "/v1/secrets/rotate"): Operation(
+        tag="server",
+        says="Make a new key for secrets, and seal all of them anew with it",
+        more="The old key is removed when nothing is sealed with it. Where the keys come from a systemd credential this is a conflict.",
+        answers={200: _json("all are sealed anew", ref("SecretsRotated"))},
+        errors=(409, 503, 507),
+    ),
     ("GET", "/v1/invocations"): Operation(
         tag="invocations",
         says="List asynchronous invocations by id",
@@ -369,6 +398,7 @@ PATH_PARAMETERS: dict[str, Schema] = {
     "name": text(pattern=NAME_PATTERN, examples=["greet"]),
     "number": VERSION,
     "alias": text(pattern=NAME_PATTERN, examples=["live"]),
+    "key": text(pattern=f"^{KEY_FORM}$", examples=["API_KEY"]),
     "id": ID,
     "account": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
     "target": text(pattern="^[A-Za-z0-9_-]{1,64}(:[A-Za-z0-9_-]{1,64})?$", description="NAME, or NAME:QUALIFIER", examples=["greet"]),

@@ -18,6 +18,7 @@ from pyfaas.web import metrics, routes_backup
 from pyfaas.web import routes_accounts as accounts
 from pyfaas.web import routes_calls as calls
 from pyfaas.web import routes_functions as functions
+from pyfaas.web import routes_secrets as secrets
 from pyfaas.web import routes_server as server
 from pyfaas.web import routes_versions as versions
 
@@ -63,6 +64,10 @@ ROUTES = (
     Route("GET", "/v1/functions/{name}/aliases/{alias}", versions.get_alias, Scope.READ),
     Route("PUT", "/v1/functions/{name}/aliases/{alias}", versions.set_alias, Scope.DEPLOY),
     Route("DELETE", "/v1/functions/{name}/aliases/{alias}", versions.remove_alias, Scope.DEPLOY),
+    Route("GET", "/v1/functions/{name}/secrets", secrets.list_secrets, Scope.READ),
+    Route("PUT", "/v1/functions/{name}/secrets/{key}", secrets.set_secret, Scope.DEPLOY),
+    Route("DELETE", "/v1/functions/{name}/secrets/{key}", secrets.remove_secret, Scope.DEPLOY),
+    Route("POST", "/v1/secrets/rotate", secrets.rotate, Scope.ADMIN),
     Route("GET", "/v1/invocations", calls.list_jobs, Scope.READ),
     Route("GET", "/v1/invocations/{id}", calls.job, Scope.INVOKE),
     Route("DELETE", "/v1/invocations/{id}", calls.cancel_job, Scope.INVOKE),

@@ -380,6 +380,12 @@ _FAILURES: dict[str, Schema] = {
     | {"description": "what the function's code raised"},
 }
 
+_SECRETS: dict[str, Schema] = {
+    "SecretOrder": taken({"value": text(description="UTF-8; at most secret_bytes")}, "value"),
+    "Secret": shown({"key": text(), "updated": number()}),
+    "SecretPage": _page("Secret"),
+    "SecretsRotated": shown({"key": text(description="the new key's id"), "sealed": whole(0)}),
+}
 _RUN, _AT = "0190a000-0000-7000-8000-000000000001", 1_700_000_000.25
 _EXAMPLES: dict[str, list[Any]] = {
     "Published": [{"function": "greet", "version": 2, "state": "preparing", "changed": False}],
@@ -437,5 +443,5 @@ _EXAMPLES: dict[str, list[Any]] = {
     "FunctionFailure": [{"errorType": "KeyError", "errorMessage": "'name'", "stackTrace": ['  File "main.py", line 3, in handler'], "invocationId": _RUN}],
     "Limits": [{"sync_payload": {"value": 6291456, "unit": "bytes", "key": "sync_payload"}}],
 }
-_SHAPES = {**_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES}
+_SHAPES = {**_SECRETS, **_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES}
 SCHEMAS: dict[str, Schema] = {name: schema | ({"examples": _EXAMPLES[name]} if name in _EXAMPLES else {}) for name, schema in _SHAPES.items()}

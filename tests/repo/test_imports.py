@@ -60,7 +60,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.premises", ("pyfaas.config",)),
     (
         "pyfaas.starting",
-        ("pyfaas.premises", "pyfaas.adapters.indexes", "pyfaas.adapters.places", "pyfaas.children", "pyfaas.config", "pyfaas.handover", "sandbox"),
+        ("pyfaas.premises", "pyfaas.adapters.credentials", "pyfaas.adapters.indexes", "pyfaas.adapters.places", "pyfaas.children", "pyfaas.config", "pyfaas.handover", "sandbox"),
     ),
     (
         "pyfaas.keeper",

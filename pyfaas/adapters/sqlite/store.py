@@ -83,12 +83,13 @@ class SqliteStore:
         await self._database.write(work)
 
     async def remove_account(self, account: AccountId, at: float) -> None:
-        """Leave tombstones of an account, its tokens and its functions; on one that is removed nothing changes."""
+        """Leave tombstones of an account, its tokens and its functions, and nothing of its secrets; on one that is removed nothing changes."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE accounts SET removed = ? WHERE id = ? AND removed IS NULL", (at, account))
             connection.execute("UPDATE tokens SET revoked = ? WHERE account = ? AND revoked IS NULL", (at, account))
             connection.execute("UPDATE functions SET removed = ? WHERE account = ? AND removed IS NULL", (at, account))
+            connection.execute("DELETE FROM secrets WHERE owner IN (SELECT id FROM callables WHERE account = ?)", (account,))
             connection.execute("DELETE FROM callables WHERE account = ?", (account,))
 
         await self._database.write(work)
@@ -170,11 +171,12 @@ class SqliteStore:
         await self._database.write(work)
 
     async def remove_function(self, function: FunctionId, at: float) -> None:
-        """Leave a function's tombstone and free its name; on one that is removed nothing changes."""
+        """Leave a function's tombstone, free its name and forget its secrets; on one that is removed nothing changes."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE functions SET removed = ? WHERE id = ? AND removed IS NULL", (at, function))
             connection.execute("DELETE FROM callables WHERE kind = 'function' AND id = ?", (function,))
+            connection.execute("DELETE FROM secrets WHERE owner = ?", (function,))
 
         await self._database.write(work)
 
