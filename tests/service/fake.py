@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pyfaas.adapters.clock import SystemClock
@@ -53,6 +54,7 @@ class FakeContainer:
         self.withdrawn: list[bytes] = []
         self.code: tuple[str, ...] = ()
         self.is_dead = self.is_loading = False
+        self.used, self.clock_ns = Usage(cpu_us=10_000), 10_000_000  # what its making took
 
     def send(self, packets: Iterable[bytes]) -> None:
         """Take packets."""
@@ -85,18 +87,24 @@ class FakeContainer:
         """End by itself."""
         if not self.is_dead:
             self.is_dead = True
-            self.on_end(Ending(fate=fate, signal=9))
+            counters = {"cpu_us": self.used.cpu_us, "memory_peak_bytes": self.used.memory_peak_bytes}
+            self.on_end(Ending(fate=fate, signal=9, evidence={} if fate is Fate.LOST else counters))
 
     def limit(self, limits: Limits) -> None:
         """Take limits."""
 
     def usage(self) -> Usage:
-        """Have used nothing."""
-        return Usage()
+        """Tell what the test says that its leaf counted."""
+        return self.used
 
     def cpu_ns(self) -> int:
-        """Have used nothing."""
-        return 0
+        """Tell what the test says that its process used."""
+        return self.clock_ns
+
+    def burn(self, own_us: int, children_us: int = 0) -> None:
+        """Use processor time."""
+        self.clock_ns += own_us * 1000
+        self.used = replace(self.used, cpu_us=self.used.cpu_us + own_us + children_us)
 
     def read_logs(self) -> tuple[bytes, bytes]:
         """Have written nothing."""
@@ -257,7 +265,8 @@ class Bench:
         self.registry = Registry(Snapshot(accounts=accounts, tokens=[], functions=functions, versions=versions, moves=moves))
         for entry in self.registry.entries.values():
             entry.cut_over("latest", 1)
-        finisher = Finisher(Journal(NoStore()), self.clock)  # type: ignore[arg-type]
+        self.journal = Journal(NoStore())  # type: ignore[arg-type]
+        finisher = Finisher(self.journal, self.clock)
         self.fleet = Fleet(config, self.workers, self.clock, finisher)
         self.shares = Shares(Lent())
         self.ways = Ways(self.registry, self.shares)
