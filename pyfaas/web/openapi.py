@@ -12,19 +12,10 @@ from aiohttp import web
 
 from pyfaas import __version__
 from pyfaas.model import Scope
-from pyfaas.web.operations import (
-    ERROR_HEADERS,
-    HEADERS,
-    JSON,
-    OPERATIONS,
-    PATH_PARAMETERS,
-    PROBLEM,
-    REQUIRED_HEADERS,
-    SAYS,
-    Answer,
-    Operation,
-)
-from pyfaas.web.schemas import SCHEMAS, Schema, ref
+from pyfaas.web.described import JSON, Answer, Operation
+from pyfaas.web.operations import ERROR_HEADERS, HEADERS, OPERATIONS, PATH_PARAMETERS, PROBLEM, REQUIRED_HEADERS, SAYS
+from pyfaas.web.schemas import SCHEMAS
+from pyfaas.web.shapes import Schema, ref
 
 DOCUMENT: web.AppKey[tuple[bytes, str]] = web.AppKey("document", tuple)  # where the application keeps it, with its entity tag
 _ANY_METHOD = ("get", "put", "post", "delete", "patch", "head", "options")
@@ -35,6 +26,7 @@ _TAGS = {
     "functions": "Functions, their versions and release aliases",
     "invocations": "Asynchronous work",
     "accounts": "Accounts and tokens",
+    "sharing": "Lending across accounts",
     "server": "The server itself",
 }
 _INTRODUCTION = (

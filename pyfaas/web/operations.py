@@ -6,62 +6,26 @@ tests/e2e/test_openapi.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 from pyfaas.contract import STATUS
 from pyfaas.errors import Code
 from pyfaas.model import JobState, Scope
 from pyfaas.web.asked import BUDGET_FORM, ID_FORM, MAX_CURSOR, MAX_TIME, MAX_VERSION, NAME_FORM, TOKEN_FORM, USAGE_FORM
+from pyfaas.web.described import DONE as _GONE
+from pyfaas.web.described import JSON, Answer, Operation
+from pyfaas.web.described import json_answer as _json
+from pyfaas.web.described import page_query as _page
+from pyfaas.web.operations_sharing import SHARING
 from pyfaas.web.routes_secrets import KEY_FORM
-from pyfaas.web.schemas import ANY, CODE_ID_PATTERN, ID, NAME, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
+from pyfaas.web.shapes import ANY, CODE_ID_PATTERN, ID, NAME, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
 
-JSON, NDJSON, BYTES, PROBLEM = "application/json", "application/x-ndjson", "application/octet-stream", "application/problem+json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One good answer: its bodies by media type, and its headers."""
-
-    says: str
-    content: Mapping[str, Schema] = field(default_factory=dict)
-    headers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """What a request asks for and may be told. `errors` are statuses beside 400, 401, 403 and 500, which all have."""
-
-    tag: str
-    says: str
-    answers: Mapping[int, Answer]
-    errors: tuple[int, ...] = ()
-    more: str = ""
-    query: Mapping[str, Schema] = field(default_factory=dict)
-    headers: Mapping[str, Schema] = field(default_factory=dict)
-    body: Mapping[str, Schema] = field(default_factory=dict)
-    is_body_needed: bool = False
-    example: Any = None
-    fails: bool = False  # runs code, which can fail in its own ways
-    is_token_optional: bool = False
-
-
-def _json(says: str, schema: Schema, *headers: str) -> Answer:
-    return Answer(says=says, content={JSON: schema}, headers=headers)
+NDJSON, BYTES, PROBLEM = "application/x-ndjson", "application/octet-stream", "application/problem+json"
 
 
 CALL_HEADERS = ("Pyfaas-Invocation-Id", "Pyfaas-Requested-Version", "Pyfaas-Executed-Version", "Pyfaas-Outcome", "Server-Timing")
-_GONE = Answer(says="done")
 _TIMES = {"from": "from this time on", "to": "until this time"}
 _TIME: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": MAX_TIME}
 _FLAG: Schema = {"type": "boolean"}
 
-
-
-def _page(form: str) -> dict[str, Schema]:
-    after = text(pattern=f"^{form}$", description="`next` of the page before")
-    return {"limit": whole(1, 1000) | {"default": 100, "description": "items of one page"}, "after": after}
 
 
 _QUALIFIER = text(pattern=f"{NAME_PATTERN}|{CODE_ID_PATTERN}", description="a version, `latest`, a release alias, or a code id")
@@ -387,6 +351,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         fails=True,
         is_token_optional=True,
     ),
+    **SHARING,
 }
 SAYS: dict[int, str] = {status: code.value for code, status in reversed(STATUS.items())} | {
     500: "the function's code raised, or `internal`",
@@ -401,6 +366,7 @@ PATH_PARAMETERS: dict[str, Schema] = {
     "key": text(pattern=f"^{KEY_FORM}$", examples=["API_KEY"]),
     "id": ID,
     "account": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
+    "grantee": text(pattern="^([A-Za-z0-9_-]{1,64}|\\*)$", description="an account's name or id; `*` or `public`: everybody", examples=["ada"]),
     "target": text(pattern="^[A-Za-z0-9_-]{1,64}(:[A-Za-z0-9_-]{1,64})?$", description="NAME, or NAME:QUALIFIER", examples=["greet"]),
     "rest": text(description="whatever the function makes of it; may have slashes, and be empty"),
 }

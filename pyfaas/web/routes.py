@@ -20,6 +20,7 @@ from pyfaas.web import routes_calls as calls
 from pyfaas.web import routes_functions as functions
 from pyfaas.web import routes_secrets as secrets
 from pyfaas.web import routes_server as server
+from pyfaas.web import routes_sharing as sharing
 from pyfaas.web import routes_versions as versions
 
 Handler = Callable[[Service, web.Request, Caller | None], Awaitable[Any]]
@@ -68,6 +69,15 @@ ROUTES = (
     Route("PUT", "/v1/functions/{name}/secrets/{key}", secrets.set_secret, Scope.DEPLOY),
     Route("DELETE", "/v1/functions/{name}/secrets/{key}", secrets.remove_secret, Scope.DEPLOY),
     Route("POST", "/v1/secrets/rotate", secrets.rotate, Scope.ADMIN),
+    Route("GET", "/v1/functions/{name}/grants", sharing.function_grants, Scope.READ),
+    Route("PUT", "/v1/functions/{name}/grants/{grantee}", sharing.grant, Scope.DEPLOY),
+    Route("DELETE", "/v1/functions/{name}/grants/{grantee}", sharing.revoke, Scope.DEPLOY),
+    Route("GET", "/v1/grants", sharing.list_grants, Scope.READ),
+    Route("GET", "/v1/aliases", sharing.list_account_aliases, Scope.READ),
+    Route("GET", "/v1/aliases/{name}", sharing.account_alias, Scope.READ),
+    Route("PUT", "/v1/aliases/{name}", sharing.accept, Scope.DEPLOY),
+    Route("DELETE", "/v1/aliases/{name}", sharing.remove_account_alias, Scope.DEPLOY),
+    Route("GET", "/v1/audit", sharing.audit, Scope.READ),
     Route("GET", "/v1/invocations", calls.list_jobs, Scope.READ),
     Route("GET", "/v1/invocations/{id}", calls.job, Scope.INVOKE),
     Route("DELETE", "/v1/invocations/{id}", calls.cancel_job, Scope.INVOKE),

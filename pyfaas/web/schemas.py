@@ -1,93 +1,39 @@
 """The shapes that go over HTTP, by name, as JSON Schema 2020-12: what the OpenAPI document calls its components.
 
-An answer's shape lists what is there today and lets more come; what is sent to us is closed, since an unknown key is
-refused. Times are seconds since the epoch, sizes bytes.
+They are written in the words of `shapes`; what is lent has a module of its own (`schemas_sharing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pyfaas.errors import Code, Fault
 from pyfaas.model import CanaryState, EventKind, JobState, Outcome, Scope, Shape, VersionState
-from pyfaas.web.asked import ID_FORM, MAX_TIME, MAX_VERSION, NAME_FORM
-
-Schema = dict[str, Any]
-
-NAME_PATTERN = f"^{NAME_FORM}$"
-CODE_ID_PATTERN = "^sha256-[0-9a-f]{64}$"
-
-
-def text(**more: Any) -> Schema:
-    """Return the schema of a string."""
-    return {"type": "string", **more}
-
-
-def whole(low: int | None = 0, high: int | None = None) -> Schema:
-    """Return the schema of a whole number."""
-    return {"type": "integer"} | _given(minimum=low, maximum=high)
-
-
-def number(low: float | None = 0) -> Schema:
-    """Return the schema of a number."""
-    return {"type": "number"} | _given(minimum=low)
-
-
-def one_of(values: Any) -> Schema:
-    """Return the schema of a closed set of strings."""
-    return text(enum=[str(value) for value in values])
-
-
-def maybe(schema: Schema) -> Schema:
-    """Return a schema that allows null too."""
-    if "$ref" in schema:
-        return {"anyOf": [schema, {"type": "null"}]}
-    widened = schema | {"type": [schema["type"], "null"]}
-    return widened | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
-
-
-def array(items: Schema) -> Schema:
-    """Return the schema of a list."""
-    return {"type": "array", "items": items}
-
-
-def table(values: Schema) -> Schema:
-    """Return the schema of an object that is used as a table: any key, one kind of value."""
-    return {"type": "object", "additionalProperties": values}
-
-
-def ref(name: str) -> Schema:
-    """Return a reference to a component."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def shown(properties: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
-    """Return the schema of an object that is answered: `properties` are always there."""
-    return {"type": "object", "properties": {**properties, **(optional or {})}, "required": list(properties)}
-
-
-def taken(properties: Mapping[str, Schema], *needed: str) -> Schema:
-    """Return the schema of an object that is sent to us: nothing else may be in it."""
-    return {"type": "object", "properties": dict(properties), "additionalProperties": False} | _given(required=list(needed) or None)
-
-
-def _given(**words: Any) -> Schema:
-    return {word: value for word, value in words.items() if value is not None}
-
-
-def _page(items: str) -> Schema:
-    return shown({"items": array(ref(items)), "next": maybe(text(description="the `after` of the next page; null on the last one"))})
-
-
-ANY: Schema = {}
-TIME = number() | {"description": "seconds since the epoch"}
-ID = text(pattern=f"^{ID_FORM}$", description="a UUID")
-NAME = text(pattern=NAME_PATTERN)
-VERSION = whole(1, MAX_VERSION)
-OUTCOME = one_of(Outcome)
-DURATION = {"type": ["string", "number"], "description": "500ms, 30s, 5m or 1h; a bare number is seconds"}
-SIZE = {"type": ["string", "integer"], "description": "256M or 1G; a bare number is MiB"}
+from pyfaas.web.asked import MAX_TIME
+from pyfaas.web.schemas_sharing import EXAMPLES, SHARING
+from pyfaas.web.shapes import (
+    ANY,
+    CODE_ID_PATTERN,
+    DURATION,
+    ID,
+    NAME,
+    OUTCOME,
+    SIZE,
+    TIME,
+    VERSION,
+    Schema,
+    array,
+    maybe,
+    number,
+    one_of,
+    ref,
+    shown,
+    table,
+    taken,
+    text,
+    whole,
+)
+from pyfaas.web.shapes import page_of as _page
 
 PERCENT = whole(1, 100)
 POLICY: dict[str, Schema] = {
@@ -271,13 +217,24 @@ _FUNCTIONS: dict[str, Schema] = {
         }
     ),
 }
+_QUOTA: dict[str, Schema] = {
+    "concurrency": {"type": "integer", "minimum": 1, "maximum": 1_000_000_000},
+    "rate": {"type": "number", "minimum": 0, "maximum": 1_000_000_000},
+    "per_day": {"type": "integer", "minimum": 0, "maximum": 1_000_000_000},
+}
 _ACCOUNTS: dict[str, Schema] = {
     "Whoami": shown({"account": NAME, "id": text(), "scopes": array(one_of(Scope)), "expires": maybe(TIME)}),
     "Account": shown(
-        {"account": NAME, "id": text(pattern="^[0-9]{12}$"), "network": {"type": "boolean"}, "created": TIME},
+        {"account": NAME, "id": text(pattern="^[0-9]{12}$"), "network": {"type": "boolean"}, "created": TIME, "quota": shown({}, _QUOTA)},
         {key: schema for key, schema in POLICY.items() if key != "min_version"},
     ),
-    "AccountPolicy": taken({key: schema for key, schema in CHANGED_POLICY.items() if key != "min_version"}),
+    "AccountPolicy": taken(
+        {
+            **{key: schema for key, schema in CHANGED_POLICY.items() if key != "min_version"},
+            "quota": maybe(taken({key: {**schema, "type": [schema["type"], "null"]} for key, schema in _QUOTA.items()})),
+            "network": maybe({"type": "boolean"}),
+        }
+    ),
     "AccountPage": _page("Account"),
     "AccountOrder": taken({"name": NAME, "network": maybe({"type": "boolean"})}, "name"),
     "NewAccount": shown({"account": NAME, "id": text(), "token": text(description="shown this once")}),
@@ -442,6 +399,7 @@ _EXAMPLES: dict[str, list[Any]] = {
     ],
     "FunctionFailure": [{"errorType": "KeyError", "errorMessage": "'name'", "stackTrace": ['  File "main.py", line 3, in handler'], "invocationId": _RUN}],
     "Limits": [{"sync_payload": {"value": 6291456, "unit": "bytes", "key": "sync_payload"}}],
+    **EXAMPLES,
 }
-_SHAPES = {**_SECRETS, **_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES}
+_SHAPES = {**_SECRETS, **_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES, **SHARING}
 SCHEMAS: dict[str, Schema] = {name: schema | ({"examples": _EXAMPLES[name]} if name in _EXAMPLES else {}) for name, schema in _SHAPES.items()}
