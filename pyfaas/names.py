@@ -20,7 +20,7 @@ def check_name(text: str, what: str = "function") -> str:
     if not NAME.fullmatch(text):
         raise PyfaasError(
             Code.INVALID_NAME,
-            f"{text[:80]!r} is not a name for {'an' if what[0] in 'aeiou' else 'a'} {what}",
+            f"{text[:80]!r} is not a name for {'an' if what[0] in 'aeiouA' else 'a'} {what}",
             hint="1 to 64 of the letters A-Z a-z, digits, '_' and '-'",
         )
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from pyfaas.cli.functions import confirm
 from pyfaas.cli.options import Output
 from pyfaas.cli.session import act, chosen
 from pyfaas.client.lending import RUNNING
-from pyfaas.names import check_name
+from pyfaas.names import check_name, parse_duration
 
 app = typer.Typer(rich_markup_mode=None)
 api = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="APIs made of functions: your own, and those of others.")
@@ -42,7 +43,7 @@ def publish(
     if name is not None:
         definition["name"] = check_name(name, "API")
     shown = act(ctx, lambda client: client.publish_api(definition))
-    console.show(chosen(ctx), shown, lending.filled({key: value for key, value in shown.items() if key != "operations"}))
+    console.show(chosen(ctx), shown, _told(shown))
     if chosen(ctx).output is Output.TABLE:
         _operations(shown)
 
@@ -74,17 +75,25 @@ def revoke(ctx: typer.Context, name: _API, account: _Account, running: lending.R
     console.note(chosen(ctx), f"{account} is no subscriber of {name} any more")
 
 
-@api.command(epilog="Example: pyfaas api deprecate text 1")
-def deprecate(ctx: typer.Context, name: _API, version: _Version) -> None:
+@api.command(epilog="Example: pyfaas api deprecate text 1 --sunset 720h")
+def deprecate(
+    ctx: typer.Context,
+    name: _API,
+    version: _Version,
+    sunset: Annotated[str | None, typer.Option(metavar="TIME", help="callers are told that it ends after, e.g. 720h", show_default=False)] = None,
+) -> None:
     """Say that a version should not be used any more; it goes on answering."""
-    console.show(chosen(ctx), act(ctx, lambda client: client.deprecate_api(name, version)))
+    until = round(time.time() + parse_duration(sunset, "--sunset") / 1000) if sunset else None
+    shown = act(ctx, lambda client: client.deprecate_api(name, version, sunset=until))
+    console.show(chosen(ctx), shown, _told(shown))
 
 
 @api.command(epilog="Example: pyfaas api retire text 1 -y")
 def retire(ctx: typer.Context, name: _API, version: _Version, yes: _Yes = False) -> None:  # noqa: FBT002
     """End a version: from now on it is gone for everybody."""
     confirm(ctx, f"retire version {version} of {name} for everybody who uses it?", yes=yes)
-    console.show(chosen(ctx), act(ctx, lambda client: client.retire_api(name, version)))
+    shown = act(ctx, lambda client: client.retire_api(name, version))
+    console.show(chosen(ctx), shown, _told(shown))
 
 
 @api.command(epilog="Example: pyfaas api rm text -y")
@@ -149,7 +158,7 @@ def subscribe(  # noqa: PLR0913 - options of a command
     shown = act(
         ctx, lambda client: client.subscribe(target, name, params=params or None, secrets=secrets or None, network=network or None)
     )
-    console.show(chosen(ctx), shown, [key for key in lending.filled(shown) if key != "operations"])
+    console.show(chosen(ctx), shown, _told(shown))
     if chosen(ctx).output is Output.TABLE:
         _operations(shown, name)
         waits = f"{target.partition('/')[0]} has to approve it; see: pyfaas ls"
@@ -166,6 +175,11 @@ def unsubscribe(
     confirm(ctx, f"end the subscription {name}?", yes=yes)
     act(ctx, lambda client: client.unsubscribe(name))
     console.note(chosen(ctx), f"ended {name}")
+
+
+def _told(shown: Mapping[str, Any]) -> list[str]:
+    """Return the keys that are told beside the operations, which have a table of their own."""
+    return [key for key in lending.filled(shown) if key != "operations"]
 
 
 def _operations(shown: Mapping[str, Any], subscription: str = "") -> None:

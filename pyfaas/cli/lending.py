@@ -45,17 +45,16 @@ def filled(shown: Mapping[str, Any]) -> list[str]:
 
 def grant_row(grant: Mapping[str, Any]) -> dict[str, Any]:
     """Return a grant as a line of a table, whichever side it is seen from."""
-    name, owner = str(grant.get("name") or grant.get("function") or ""), grant.get("owner")
+    name = str(grant.get("function"))
     return {
         "name": name,
-        "target": f"{owner}/{name}" if owner else name,
-        "to": whom(str(grant.get("account") or grant.get("caller") or "public")),
+        "target": grant.get("target") or f"{grant.get('owner')}/{name}",
+        "to": whom(str(grant.get("account"))),
         "version": grant.get("version"),
         "parameters": _parameters(grant),
         "caps": sentences.quota(grant).removeprefix("-"),
         "network": grant.get("network"),
         "may": [word for word in ("relend", "logs", "reuse") if grant.get(word)],
-        "state": "ended" if grant.get("ended") else grant.get("state"),
         "created": grant.get("created"),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from pyfaas.names import check_name
 app = typer.Typer(rich_markup_mode=None)
 share = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Lend functions to other accounts, and use what others lend.")
 app.add_typer(share, name="share")
+_AGAIN_S = 1.0
 
 
 @app.callback()
@@ -87,6 +89,8 @@ def grant(  # noqa: PLR0913 - options of a command
     shown, owner = act(ctx, work)
     console.show(chosen(ctx), shown, lending.filled(shown))
     if is_table:
+        if missing := shown.get("secrets_missing"):
+            console.note(chosen(ctx), f"not set yet: {', '.join(missing)}; pyfaas secret set {name} K=@FILE")
         console.note(chosen(ctx), f"{lending.whom(to)} begins with: pyfaas share accept {owner}/{name} --as NAME")
 
 
@@ -116,14 +120,14 @@ def ls(ctx: typer.Context) -> None:
         begin = "lend one of yours: pyfaas share grant NAME --to ACCOUNT"
         console.note(options, f"nothing is lent, by you or to you; {begin}")
     _list(options, "given", given, ("name", "to"))
-    _list(options, "received", received, ("target", "alias"))
+    _list(options, "received", received, ("target",))
 
 
 def _list(options: Globals, title: str, grants: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     if not grants:
         return
     rows = [lending.grant_row(each) for each in grants]
-    keys = [key for key in (*names, "version", "parameters", "caps", "network", "may", "state", "created") if any(row.get(key) for row in rows)]
+    keys = [key for key in (*names, "version", "parameters", "caps", "network", "may", "created") if any(row.get(key) for row in rows)]
     if options.quiet:
         for row in rows:
             console.out(str(row.get(names[0])))
@@ -210,11 +214,30 @@ def describe(
         console.note(chosen(ctx), f"{name} is lent to nobody; lend it: pyfaas share grant {name} --to ACCOUNT")
 
 
-@share.command(epilog="Example: pyfaas share audit -o json")
-def audit(ctx: typer.Context) -> None:
+@share.command(epilog="Example: pyfaas share audit -f")
+def audit(
+    ctx: typer.Context,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as things happen")] = False,  # noqa: FBT002
+) -> None:
     """Show who lent, accepted, called, was refused and revoked: your own side of it, oldest first."""
+    if follow:
+        act(ctx, lambda client: _follow(client, chosen(ctx)))
+        return
     rows = act(ctx, lambda client: client.audit())
     if chosen(ctx).output is Output.TABLE:
         rows = [{**row, "detail": lending.told(row.get("detail") or {})} for row in rows]
     nothing = "nothing was lent or borrowed yet: pyfaas share grant NAME --to ACCOUNT"
     console.show_list(chosen(ctx), rows, ("at", "kind", "name", "other", "detail"), nothing)
+
+
+async def _follow(client: AsyncClient, options: Globals) -> None:
+    after = 0
+    while True:
+        for line in await client.audit(after=after):
+            after = max(after, int(line["cursor"]))
+            if options.output is Output.TABLE:
+                cells = [console.cell(line.get(key), key) for key in ("at", "kind", "name", "other")]
+                console.out("  ".join([*cells, lending.told(line.get("detail") or {})]).rstrip())
+            else:
+                console.out(console.render(line, options.output))
+        await asyncio.sleep(_AGAIN_S)

@@ -51,9 +51,8 @@ class Asking:
         async with self._transport.exchange(call) as reply:
             await reply.read()
 
-    async def _pages(self, path: str, **query: Any) -> list[dict[str, Any]]:
+    async def _pages(self, path: str, *, after: Any = None, **query: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        after: str | None = None
         while True:
             page = await self._get(path, limit=PAGE, after=after, **query)
             found += page["items"]

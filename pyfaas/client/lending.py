@@ -104,9 +104,9 @@ class Lending(Asking):
         """Remove an account alias with its parameters and secrets; runs that wait are cancelled."""
         await self._done(json_call("DELETE", _named("/v1/aliases/", name, "account alias")))
 
-    async def audit(self, *, after: str | int | None = None) -> list[dict[str, Any]]:
-        """List what was granted, accepted, called, refused and revoked: the account's own side."""
-        return await self._pages("/v1/audit") if after is None else list((await self._get("/v1/audit", after=after))["items"])
+    async def audit(self, *, after: int | None = None) -> list[dict[str, Any]]:
+        """List what was granted, accepted, called, refused and revoked, the account's own side, behind the cursor `after`."""
+        return await self._pages("/v1/audit", after=after)
 
     # ---- secrets of one's own functions
 
@@ -141,9 +141,13 @@ class Lending(Asking):
             raise invalid("the API has no name", 'write name = "…" at the top of its api.toml')
         return await self._json(json_call("PUT", _named("/v1/apis/", name, "API"), _plain(dict(definition), "the definition")))
 
-    async def deprecate_api(self, name: str, version: str) -> dict[str, Any]:
-        """Say that an API's version should not be used any more; it goes on answering, with a header that says so."""
-        return await self._json(json_call("POST", f"{_version_path(name, version)}/deprecate"))
+    async def deprecate_api(self, name: str, version: str, *, sunset: float | None = None) -> dict[str, Any]:
+        """Say that an API's version should not be used any more; it goes on answering, with a header that says so.
+
+        `sunset` is when it will be retired, in seconds since the epoch: the header tells it too.
+        """
+        document = {"sunset": sunset} if sunset is not None else {}
+        return await self._json(json_call("POST", f"{_version_path(name, version)}/deprecate", document))
 
     async def retire_api(self, name: str, version: str) -> dict[str, Any]:
         """End an API's version: from now on it is gone."""

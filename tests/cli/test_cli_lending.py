@@ -66,6 +66,7 @@ def test_a_grant_says_all_that_was_typed(cli: Cli) -> None:
         "payer": "owner",
     }
     assert "pyfaas share accept default/summarise --as NAME" in done.stderr
+    assert "not set yet: key" in done.stderr
     listed = run(cli, "share ls")
     assert "lock tone, limits, eq; require text; allow length" in listed
     assert "5 at once, 2.5 a second, 100 a day" in listed
@@ -101,7 +102,7 @@ def test_accepting_makes_a_name(cli: Cli) -> None:
     }
     shown = dict(each.split(None, 1) for each in done.stdout.splitlines())
     assert (shown["name"], shown["target"], shown["secrets"]) == ("brief", "north/summarise:2", "a, b")
-    assert shown["url"].endswith("/brief/invoke")
+    assert shown["invoke"].endswith("/v1/functions/brief/invoke")
     assert done.stderr == "call it: pyfaas invoke brief -d JSON\n"
     assert "s3cret" not in done.stdout + done.stderr
 

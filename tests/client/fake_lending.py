@@ -73,7 +73,8 @@ class Lending:
         name, account = request.match_info["name"], request.match_info["account"]
         terms = await self._document(request)
         is_new = (name, account) not in self.grants
-        view = {"name": name, "account": account, **terms, "created": 1.0}
+        missing = [key for key in terms.get("secrets", ()) if (name, key) not in self.secrets]
+        view = {"id": "g1", "owner": "default", "function": name, "account": account, "created": 1.0, **terms, "secrets_missing": missing}
         self.grants[name, account] = view
         return web.json_response(view, status=201 if is_new else 200)
 
@@ -93,10 +94,8 @@ class Lending:
 
     async def both_sides(self, _request: web.Request) -> web.Response:
         """Show what is lent, and what was accepted as if it were all that is received."""
-        received = [
-            {"owner": alias["target"].split("/")[0], "name": alias["target"].split("/")[1], "created": 1.0, "logs": True}
-            for alias in self.aliases.values()
-        ]
+        targets = [alias["target"] for alias in self.aliases.values()]
+        received = [{"owner": t.split("/")[0], "function": t.split("/")[1], "target": t, "account": "default", "logs": True} for t in targets]
         return web.json_response({"given": list(self.grants.values()), "received": received})
 
     async def accept(self, request: web.Request) -> web.Response:
@@ -107,8 +106,8 @@ class Lending:
         if document["target"] == "north/nothing":
             raise self._refusal(404, "not_found", "no function 'north/nothing'")
         kept = {key: value for key, value in document.items() if key != "secrets"}
-        url = f"http://127.0.0.1/v1/functions/{name}/invoke"
-        self.aliases[name] = {"name": name, **kept, "secrets": sorted(document.get("secrets", {})), "url": url, "state": "active"}
+        more = {"url": f"http://127.0.0.1/f/default/{name}/", "invoke": f"http://127.0.0.1/v1/functions/{name}/invoke", "state": "active"}
+        self.aliases[name] = {"name": name, **kept, "secrets": sorted(document.get("secrets", {})), **more}
         return web.json_response(self.aliases[name], status=201)
 
     async def list_aliases(self, _request: web.Request) -> web.Response:
@@ -130,8 +129,8 @@ class Lending:
     async def audit(self, request: web.Request) -> web.Response:
         """Tell two lines, one a page."""
         lines = [
-            {"at": 1.0, "kind": "granted", "name": "echo", "other": "south", "detail": {}},
-            {"at": 2.0, "kind": "called", "name": "echo", "other": "south", "detail": {"count": 3, "outcomes": {"ok": 3}}},
+            {"cursor": 1, "at": 1.0, "kind": "granted", "name": "echo", "other": "south", "detail": {}},
+            {"cursor": 2, "at": 2.0, "kind": "called", "name": "echo", "other": "south", "detail": {"count": 3, "outcomes": {"ok": 3}}},
         ]
         after = int(request.query.get("after", 0))
         return web.json_response({"items": lines[after : after + 1], "next": after + 1 if after + 1 < len(lines) else None})
