@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyfaas.errors import PyfaasError
-from pyfaas.model import Reason, Version
+from pyfaas.model import Outcome, Reason, Version
 from pyfaas.network import NetworkPlan
 from pyfaas.ports import Clock, Container, Mounted, Workers
 from pyfaas.service.journal import Journal
+from pyfaas.service.metering import Build
 from sandbox.errors import SandboxError
 from sandbox.spec import Ending, Fate, Limits
 from sandbox.wire import Kind, packet, parts
@@ -74,9 +75,10 @@ class BuildVm:
     by the next launcher when this one ended.
     """
 
-    def __init__(self, workers: Workers, limits: Limits, *, network: NetworkPlan | None = None) -> None:
-        """Make nothing yet."""
-        self._workers, self._limits, self._network = workers, limits, network
+    def __init__(self, workers: Workers, limits: Limits, *, network: NetworkPlan | None = None, bill: Build | None = None) -> None:
+        """Make nothing yet; what it uses goes on `bill`."""
+        self._workers, self._limits, self._network, self.bill = workers, limits, network, bill
+        self._boxes: dict[str, Container] = {}
         self.id, self._staged = "", ""
         self.first: Container
 
@@ -84,10 +86,16 @@ class BuildVm:
         """Make it; raises PreparationFailed."""
         with _translated("no VM could be made to prepare it"):
             self.id, self.first = await self._workers.open_vm(network=self._network, limits=self._limits)
+        if self.bill is not None:
+            self.bill.began(self.id)
         return self
 
-    async def __aexit__(self, *_exc: object) -> None:
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """End it, everything in it, and what it has half made."""
+        if self.bill is not None:
+            for box in self._boxes.values():
+                self.bill.saw(box.id, box.usage())
+            self.bill.over(self.id, self._limits.memory_bytes, _outcome(error))
         with contextlib.suppress(SandboxError, PyfaasError):  # it is gone already, which is what was wanted
             await self._workers.close_vm(self.id)
         if self._staged:
@@ -104,6 +112,9 @@ class BuildVm:
 
     async def give(self, box: Container, limits: Limits, mounts: Sequence[Mounted]) -> None:
         """Set a blank's limits and attach what it needs; raises PreparationFailed."""
+        self._boxes[box.id] = box
+        if self.bill is not None:
+            self.bill.given(box)
         with _translated("its code could not be attached"):
             box.limit(limits)
             await box.attach(mounts)
@@ -123,6 +134,15 @@ class BuildVm:
         with _translated("what was prepared could not be kept"):
             await self._workers.commit(self._staged, store, name)
         self._staged = ""
+
+
+def _outcome(error: BaseException | None) -> Outcome:
+    """Return how a step of a preparation ended, in the words for runs."""
+    if error is None:
+        return Outcome.OK
+    if not isinstance(error, PreparationFailed):
+        return Outcome.CANCELLED if isinstance(error, asyncio.CancelledError) else Outcome.ERROR
+    return Outcome(error.reason.code) if error.reason.code in set(Outcome) else Outcome.ERROR
 
 
 @contextlib.contextmanager
@@ -168,7 +188,10 @@ class Dialogue:
         while not self._answer.done() and at < until:
             await asyncio.wait({self._answer}, timeout=_LOOK_S)
             self._read_log()
-            now, cpu_us = self._clock.monotonic(), self._box.usage().cpu_us
+            now, usage = self._clock.monotonic(), self._box.usage()
+            cpu_us = usage.cpu_us
+            if self._vm.bill is not None:
+                self._vm.bill.saw(self._box.id, usage)
             if not self._answer.done() and is_background is is_starved(cpu_us - used, now - at):
                 is_background = not is_background
                 await self._vm.weigh(is_background=is_background)
@@ -207,6 +230,8 @@ class Dialogue:
             self._told(step, done, total)
 
     def _end(self, ending: Ending) -> None:
+        if self._vm.bill is not None:
+            self._vm.bill.ended(self._box.id, ending)
         if not self._answer.done():
             self._answer.set_result(ending)
 

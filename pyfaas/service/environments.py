@@ -34,6 +34,7 @@ from pyfaas.network import NetworkPlan
 from pyfaas.ports import Clock, Locks, Trees, Workers
 from pyfaas.service.dialogue import BuildVm, Dialogue, Order
 from pyfaas.service.journal import Journal
+from pyfaas.service.metering import Build, Meter
 from pyfaas.service.registry import Registry
 from sandbox.spec import MIB, Limits
 
@@ -78,6 +79,7 @@ class Environments:
         """`tool` tells the build container which installer there is and what indexes the host is set up for."""
         self._config, self._registry, self._locks, self._trees = config, registry, locks, trees
         self._workers, self._journal, self._clock, self._tool = workers, journal, clock, tool
+        self.meter: Meter | None = None  # who writes down what preparations use
         self.turn = asyncio.Lock()
         self._works: dict[tuple[str, ...], _Work] = {}
 
@@ -105,6 +107,11 @@ class Environments:
         entry = self._registry.entries.get(version.function)
         if entry is not None:
             entry.put(replace(entry.versions[version.number], environment=name))
+
+    def bill(self, version: Version) -> Build | None:
+        """Return where a step of a version's preparation writes what it used; one that others join is the first one's."""
+        entry = self._registry.entries.get(version.function)
+        return self.meter.build(version, entry.function.account) if self.meter is not None and entry is not None else None
 
     async def settle(self) -> None:
         """Wait until nothing is being removed that is not needed: what is named now stays."""
@@ -155,12 +162,12 @@ class Environments:
 
     async def _lock(self, version: Version, tell: Told) -> str:
         fields = {"step": "lock", "requirements": list(version.revision.requirements)}
-        async with BuildVm(self._workers, LIMITS, network=_OPEN) as vm:
+        async with BuildVm(self._workers, LIMITS, network=_OPEN, bill=self.bill(version)) as vm:
             await vm.give(vm.first, LIMITS, ())
             return (await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(self._order(fields, b"", tell)))[1]
 
     async def _install(self, version: Version, name: str, lock: str, tell: Told) -> str:
-        async with BuildVm(self._workers, LIMITS, network=_OPEN) as vm:
+        async with BuildVm(self._workers, LIMITS, network=_OPEN, bill=self.bill(version)) as vm:
             await vm.give(vm.first, LIMITS, [await vm.stage()])
             order = self._order({"step": "install", "out": OUT}, lock.encode(), tell)
             await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(order)

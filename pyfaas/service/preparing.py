@@ -73,7 +73,7 @@ class Preparing:
     async def _compile_and_probe(
         self, version: Version, bundle: str, function: str, account: str, told: Callable[[str, int, int], None]
     ) -> Mapping[str, Any]:
-        async with BuildVm(self._workers, LIMITS) as vm:
+        async with BuildVm(self._workers, LIMITS, bill=self._environments.bill(version)) as vm:
             mounts = [Mounted(slot="bundle", store="bundles", name=bundle), await vm.stage()]
             await vm.give(vm.first, LIMITS, mounts)
             limits = {"bytes": self._config.bundle_unpacked}
