@@ -14,13 +14,15 @@ from typing import Any
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.manifest import parse_policy
-from pyfaas.model import Account, AccountId, Caller, Scope, Token
+from pyfaas.model import Account, AccountId, Caller, Quota, Scope, Token
 from pyfaas.names import check_account_name
 from pyfaas.ports import Clock, Store
 from pyfaas.service.registry import Registry
 from pyfaas.service.views import account_view, token_view
 
 OWN_SCOPES = frozenset({Scope.INVOKE, Scope.DEPLOY, Scope.READ})
+_QUOTA = ("concurrency", "rate", "per_day")
+_MOST = 1_000_000_000
 
 
 class Accounts:
@@ -64,17 +66,30 @@ class Accounts:
             return [account_view(a) for _, a in sorted(self._registry.account_names.items())]
         return [account_view(self._registry.account(caller.account.id))]
 
-    async def set_policy(self, caller: Caller, name_or_id: str, policy: Mapping[str, Any]) -> dict[str, Any]:
-        """Change what an account says of staleness: what is not there stays, None removes. Raises not_found, invalid_request."""
+    async def set(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        policy: Mapping[str, Any],
+        quota: Mapping[str, Any] | None = None,
+        network: bool | None = None,  # noqa: FBT001 - a value that is kept
+    ) -> dict[str, Any]:
+        """Change what an account says of staleness, and, for an admin, what it may use: what is not there stays, None removes.
+
+        Raises not_found, not_allowed or invalid_request.
+        """
         require(caller, Scope.DEPLOY)
         if not caller.may(Scope.ADMIN) and name_or_id not in (caller.account.name, caller.account.id):
             raise not_found("account", name_or_id)
+        if quota is not None or network is not None:
+            require(caller, Scope.ADMIN)
         if "min_version" in policy:
             hint = "set it on a function or a release alias"
             raise PyfaasError(Code.INVALID_REQUEST, "min_version is a number of one function's versions", hint=hint)
         async with self._changing:
             account = self._registry.account(name_or_id)
-            account = replace(account, policy=parse_policy(policy, account.policy))
+            account = replace(account, policy=parse_policy(policy, account.policy), quota=_quota(quota or {}, account.quota))
+            account = account if network is None else replace(account, network=network)
             await self._store.set_account(account)
             if account.id in self._registry.accounts:
                 self._registry.put_account(account)
@@ -152,6 +167,19 @@ def new_token(account: AccountId, scopes: frozenset[Scope], label: str, now: flo
         id=str(uuid.uuid4()), account=account, digest=digest, scopes=scopes, label=label, created=now, expires=expires
     )
     return text, token
+
+
+def _quota(asked: Mapping[str, Any], before: Quota) -> Quota:
+    """Return a quota changed as asked; raises unknown_key or invalid_request."""
+    for key, value in asked.items():
+        if key not in _QUOTA:
+            raise PyfaasError(Code.UNKNOWN_KEY, f"quota: unknown key {key[:64]!r}", hint=f"the keys are {', '.join(_QUOTA)}")
+        kinds = (int, float) if key == "rate" else (int,)
+        least = 1 if key == "concurrency" else 0
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= _MOST):
+            message = f"quota.{key} must be a {'number' if key == 'rate' else 'whole number'} of at least {least}, or null"
+            raise PyfaasError(Code.INVALID_REQUEST, message)
+    return replace(before, **asked)
 
 
 def _not_kept(error: OSError) -> PyfaasError:

@@ -166,21 +166,14 @@ class Dispatcher:
         return call
 
     def _find(self, request: Request) -> tuple[Entry, Way | None]:
-        """Return what a name stands for: a function of the account's own, or the way to another's. Raises as `Ways.find` does."""
+        """Return what a name stands for: a function of the account's own, or the way to another's. Raises as `Ways.lead` does."""
         if request.owner is not None:
             account = self.registry.account(request.owner).id
         elif request.caller is not None:
             account = request.caller.account.id
         else:
             raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="run pyfaas login")
-        entry = self.registry.by_name.get((account, request.name))
-        if entry is not None:
-            return entry, None
-        way = self.ways.find(account, request.name, request.api_version)
-        if request.qualifier is not None:
-            message = f"{request.name!r} takes no qualifier: it says itself which version"
-            raise PyfaasError(Code.INVALID_REQUEST, message, hint="leave out what follows the colon")
-        return way.entry, way
+        return self.ways.lead(account, request)
 
     def _load_of(self, request: Request, entry: Entry, way: Way | None) -> AccountLoad:
         caller = request.caller.account.id if request.caller is not None else entry.function.account

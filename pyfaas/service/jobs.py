@@ -24,6 +24,8 @@ from pyfaas.ports import Clock, Queue
 from pyfaas.service.ids import Ids
 from pyfaas.service.registry import Registry
 from pyfaas.service.views import job_view
+from pyfaas.service.ways import Ways
+from pyfaas.sharing import CallableId
 
 log = logging.getLogger(__name__)
 _POLL_S = 1.0  # a due time is never missed by more, whatever the clock does
@@ -40,13 +42,14 @@ class Jobs:
         registry: Registry,
         clock: Clock,
         ids: Ids,
+        ways: Ways,
         invoke: Callable[[Request, Callable[[Any], None]], Awaitable[Result]],
         *,
         workers: int,
         payload_limit: int,
     ) -> None:
         """Run at most `workers` jobs at once."""
-        self._queue, self._registry, self._clock, self._ids, self._invoke = queue, registry, clock, ids, invoke
+        self._queue, self._registry, self._clock, self._ids, self._ways, self._invoke = queue, registry, clock, ids, ways, invoke
         self._workers, self._payload_limit = workers, payload_limit
         self._instance = str(uuid.uuid4())
         self.ended: Counter[JobState] = Counter()  # what attempts left behind; queued is one to be made again
@@ -116,14 +119,15 @@ class Jobs:
                 evidence={"limit": "async_payload", "value": self._payload_limit, "observed": len(request.body)},
             )
         account = request.caller.account.id
-        entry = self._registry.entry(account, request.name)
+        entry, way = self._ways.lead(account, request)
         now = self._clock.now()
         job = Job(
             id=self._ids.next(),
             account=account,
             function=entry.function.id,
+            way=way.id if way is not None else "",
             name=request.name,
-            qualifier=request.qualifier,
+            qualifier=request.qualifier if way is None else request.api_version,
             event=request.body,
             event_is_bytes=request.is_bytes,
             state=JobState.QUEUED,
@@ -180,7 +184,7 @@ class Jobs:
     async def replay(self, caller: Caller, job_id: str, body: bytes | None) -> dict[str, Any]:
         """Run a job again, with the same event or another."""
         job = await self._job(caller, job_id)
-        request = Request(caller=caller, name=job.name, qualifier=job.qualifier, body=job.event, is_bytes=job.event_is_bytes)
+        request = Request(caller=caller, name=job.name, body=job.event, is_bytes=job.event_is_bytes, **_versions(job))
         if body is not None:
             request.body, request.is_bytes = body, False
         return await self.enqueue(request, replay_of=job)
@@ -255,7 +259,7 @@ class Jobs:
         attempt = Attempt(
             n=n, started=started, finished=now, requested=result.requested, executed=result.executed, outcome=result.outcome, error=error
         )
-        if job.id in self._cancelled or retries is None:
+        if job.id in self._cancelled or retries is None or result.outcome is Outcome.CANCELLED:
             step = retry.Next(state=JobState.CANCELLED, lost=job.lost)
         elif job.deadline is not None and result.outcome is Outcome.TIMEOUT and now >= job.deadline:
             step = retry.Next(state=JobState.EXPIRED if result.executed is None else JobState.TIMED_OUT, lost=job.lost)
@@ -277,25 +281,35 @@ class Jobs:
         account = self._registry.accounts.get(job.account)
         if account is None or job.function not in self._registry.entries:
             return Result(id=job.id, outcome=Outcome.CANCELLED, message="the function or its account was removed")
+        if job.way and not self._leads_there(job):
+            return _revoked(job)
         left_ms = round((job.deadline - started) * 1000) if job.deadline is not None else None
         token = Token(id="job", account=account.id, digest=b"", scopes=frozenset({Scope.INVOKE}), created=started)
         request = Request(
             caller=Caller(account=account, token=token),
             name=job.name,
             id=job.id,
-            qualifier=job.qualifier,
+            **_versions(job),
             body=job.event,
             is_bytes=job.event_is_bytes,
             timeout_ms=left_ms,
             sticky_key=job.id,
+            is_job=True,
         )
         try:
             return await self._invoke(request, lambda running: self._running.__setitem__(job.id, running))
         except PyfaasError as error:
             return Result(id=job.id, outcome=Outcome.REJECTED, code=error.code, message=error.message)
 
+    def _leads_there(self, job: Job) -> bool:
+        """Whether the name that a job was called by is still what it was: what was removed and made again is not."""
+        try:
+            return self._ways.find(job.account, job.name, job.qualifier).id == job.way
+        except PyfaasError:
+            return False
+
     async def _end(self, job: Job, attempt: Attempt, step: retry.Next, result: Result, error: dict[str, Any] | None) -> None:
-        ended: dict[str, Any] = {"due": step.due, "lost": step.lost}
+        ended: dict[str, Any] = {"due": step.due, "lost": step.lost, "usage": result.usage}
         if step.state.is_terminal:
             ended.update(outcome=attempt.outcome, error=error)
             if result.outcome is Outcome.OK:
@@ -317,9 +331,23 @@ class Jobs:
             else:
                 return
 
+    async def cancel_way(self, way: CallableId) -> None:
+        """Cancel the queued jobs of an account alias or a subscription; what runs is the dispatcher's to end."""
+        for job_id in await self._queue.cancel_way(way, self._clock.now()):
+            self._tell(job_id)
+
     def _tell(self, job_id: str) -> None:
         for changed in self._waiting.get(job_id, ()):
             changed.set()
+
+
+def _versions(job: Job) -> dict[str, Any]:
+    """Return what of a Request says which version: a job by a way has an API's version where others have a qualifier."""
+    return {"api_version": job.qualifier} if job.way else {"qualifier": job.qualifier}
+
+
+def _revoked(job: Job) -> Result:
+    return Result(id=job.id, outcome=Outcome.CANCELLED, code=Code.GONE, message="cancelled: revoked")
 
 
 def job_id_of(text: str) -> Any:

@@ -17,7 +17,7 @@ from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.decisions.routing import LATEST
 from pyfaas.errors import Code, PyfaasError, not_found
-from pyfaas.model import Caller, Canary, CanaryOrder, EventKind, InvocationId, Scope, Version, VersionState
+from pyfaas.model import Caller, Canary, CanaryOrder, EventKind, FunctionId, InvocationId, Scope, Version, VersionState
 from pyfaas.ports import Clock, Queue, Store, Workers
 from pyfaas.service import metrics, views
 from pyfaas.service.accounts import Accounts
@@ -27,11 +27,11 @@ from pyfaas.service.dispatch import Dispatcher
 from pyfaas.service.happenings import Happenings
 from pyfaas.service.jobs import Jobs, job_id_of
 from pyfaas.service.journal import Journal
+from pyfaas.service.lending import Lending
 from pyfaas.service.pointers import Pointers
 from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Entry, Registry
 from pyfaas.service.rollouts import Rollouts
-from pyfaas.service.secrets import Secrets
 
 _SAME = 200  # what a publication of known content is answered
 
@@ -40,7 +40,6 @@ class Service:
     """Everything that the faces may ask for."""
 
     backup: Backup  # given by whoever knows the data directory
-    secrets: Secrets
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class Service:
         dispatcher: Dispatcher,
         publisher: Publisher,
         happenings: Happenings,
+        lending: Lending,
         canaries: Sequence[Canary],
         weaker: Sequence[str],
     ) -> None:
@@ -62,9 +62,15 @@ class Service:
         self._journal, self.dispatcher, self.publisher, self._weaker = journal, dispatcher, publisher, list(weaker)
         self.accounts = Accounts(registry, store, clock)
         self._queue = queue
+        self.ways, self.lending = lending.ways, lending
         self.jobs = Jobs(
-            queue, registry, clock, dispatcher.ids, self.invoke, workers=config.async_workers, payload_limit=config.async_payload
+            *(queue, registry, clock, dispatcher.ids, lending.ways, self.invoke),
+            workers=config.async_workers,
+            payload_limit=config.async_payload,
         )
+        lending.connect(dispatcher, self.jobs)
+        self.secrets, self.sharing = lending.secrets, lending.sharing
+        self.apis, self.subscriptions, self.operations = lending.apis, lending.subscriptions, lending.operations
         self.happenings = happenings
         pointers = self._pointers = Pointers(store, clock, happenings, dispatcher.advance)
         pointers.load(registry.entries, canaries)
@@ -90,9 +96,18 @@ class Service:
         """List the accounts that the caller may see."""
         return self.accounts.listed(caller)
 
-    async def set_account(self, caller: Caller, name_or_id: str, policy: Mapping[str, Any]) -> dict[str, Any]:
-        """Change an account's staleness policy: the own one, or, for an admin, any."""
-        return await self.accounts.set_policy(caller, name_or_id, policy)
+    async def set_account(
+        self,
+        caller: Caller,
+        name_or_id: str,
+        policy: Mapping[str, Any],
+        quota: Mapping[str, Any] | None = None,
+        network: bool | None = None,  # noqa: FBT001 - a value that is kept
+    ) -> dict[str, Any]:
+        """Change an account's staleness policy, the own one, or, for an admin, any account's policy, quota and network."""
+        shown = await self.accounts.set(caller, name_or_id, policy, quota, network)
+        self.dispatcher.load(shown["id"])
+        return shown
 
     async def remove_account(self, caller: Caller, name_or_id: str) -> None:
         """Remove an account: tokens die, queued and running runs stop."""
@@ -102,6 +117,8 @@ class Service:
         await self.accounts.remove(caller, name_or_id)
         for entry in entries:
             await self._forget(entry)
+        await self.sharing.account_removed(account)
+        await self.apis.account_removed(account.id)
 
     async def create_token(
         self,
@@ -202,9 +219,10 @@ class Service:
         return entry.is_settled(version.number)
 
     async def remove_function(self, caller: Caller, name: str) -> None:
-        """Remove a function: queued runs are cancelled, running ones finish, later calls are 404."""
+        """Remove a function: queued runs are cancelled, running ones finish, later calls are 404; conflict while an API names it."""
         require(caller, Scope.DEPLOY)
         entry = self._own(caller, name)
+        self.apis.refuse_named(entry.function.id, f"the function {name!r}")
         await self._store.remove_function(entry.function.id, self._clock.now())
         self.registry.drop_function(entry)
         await self._forget(entry)
@@ -212,13 +230,9 @@ class Service:
     async def _forget(self, entry: Entry) -> None:
         self._pointers.forget(entry)
         self.happenings.forget(entry.function.id)
-        await self.secrets.forget(entry.function.id)
+        await self.lending.function_removed(entry)
         await self._queue.cancel_function(entry.function.id, self._clock.now())
-        keys = {(entry.function.id, n) for n in entry.versions}
-        for lane in list(self.dispatcher.fleet.lanes.values()):
-            if lane.key in keys:
-                lane.is_dropped = True
-        self.dispatcher.fleet.drop(keys)
+        self.dispatcher.fleet.drop({(entry.function.id, n) for n in entry.versions})
 
     async def remove_version(self, caller: Caller, name: str, number: int) -> None:
         """Remove a version; raises conflict while a pointer names it."""
@@ -228,6 +242,7 @@ class Service:
             version = self.registry.version(entry, number)
             if named := entry.pointers_to(number):
                 raise PyfaasError(Code.CONFLICT, f"version {number} is named by {', '.join(named)}", hint="move the pointer first")
+            self.apis.refuse_named(entry.function.id, f"version {number} of {name!r}", number)
             await self._store.set_version(replace(version, deleted=True))
             entry.put(replace(version, deleted=True))
         await self.rollouts.removed(entry, number)
@@ -286,13 +301,16 @@ class Service:
 
     def is_plain(self, caller: Caller, name: str, qualifier: str | None) -> bool:
         """Tell whether a call will be answered whole, and by what its qualifier names: what the front takes itself."""
-        entry = self.registry.by_name.get((caller.account.id, name))
+        entry, way = self.registry.by_name.get((caller.account.id, name)), None
+        if entry is None and qualifier is None:
+            way = self.ways.known(caller.account.id, name)
+            entry = way.entry if way is not None else None
         if entry is None or not caller.may(Scope.INVOKE):
             return False
-        lane = entry.routes.get(qualifier)
+        lane = entry.routes.get(way or qualifier)
         if lane is not None:
             return not lane.version.generator
-        return self.dispatcher.is_whole(entry, qualifier or LATEST)
+        return way is None and self.dispatcher.is_whole(entry, qualifier or LATEST)
 
     def check_url(self, caller: Caller | None, owner: str, name: str) -> None:
         """Let a call under /f/ pass when it is the owner's, or the function is public; raises unauthenticated or not_found."""
@@ -301,7 +319,7 @@ class Service:
             return
         if caller is None:
             raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="send Authorization: Bearer pf_…")
-        if entry is None or caller.account.id != entry.function.account:
+        if not self._has_account(owner) or caller.account.id != self.registry.account(owner).id:
             raise not_found("function", name)
         require(caller, Scope.INVOKE)
 
@@ -362,11 +380,11 @@ class Service:
     ) -> list[tuple[int, dict[str, Any]]]:
         """Return a function's log lines in order, with cursors."""
         require(caller, Scope.READ)
-        entry = self._own(caller, name)
+        source = self._log_of(caller, name)
         wanted = InvocationId(job_id_of(invocation)) if invocation else None
         await self._journal.flush()
         lines = await self._store.logs(
-            entry.function.id, version=version, invocation=wanted, since=since, build=build, after=after, limit=limit
+            source, version=version, invocation=wanted, since=since, build=build, after=after, limit=limit
         )
         return [(cursor, views.log_view(line)) for cursor, line in lines]
 
@@ -442,6 +460,16 @@ class Service:
 
     def _own(self, caller: Caller, name: str) -> Entry:
         return self.registry.entry(caller.account.id, name)
+
+    def _log_of(self, caller: Caller, name: str) -> FunctionId:
+        """Return whose log a name of the caller's is; of a function that is lent to it, the one of its own runs, if there is one."""
+        entry = self.registry.by_name.get((caller.account.id, name))
+        if entry is not None:
+            return entry.function.id
+        way = self.ways.find(caller.account.id, name)
+        if not (way.is_own or way.keeps_logs):
+            raise PyfaasError(Code.NOT_ALLOWED, f"the owner of {name!r} lends no logs", hint="the owner can: pyfaas share grant … --logs")
+        return way.entry.function.id if way.is_own else FunctionId(way.id)
 
     def _name_of(self, function: Any) -> Any:
         entry = self.registry.entries.get(function)

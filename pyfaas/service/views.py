@@ -130,9 +130,10 @@ def _share(move: PointerMove, number: int) -> int:
 
 
 def account_view(account: Account) -> dict[str, Any]:
-    """Show an account, with what it says of staleness."""
+    """Show an account, with what it says of staleness and what of its quota is not the server's default."""
     shown = {"account": account.name, "id": account.id, "network": account.network, "created": account.created}
-    return {**shown, **policy_keys(account.policy)}
+    quota = {key: value for key in ("concurrency", "rate", "per_day") if (value := getattr(account.quota, key)) is not None}
+    return {**shown, "quota": quota, **policy_keys(account.policy)}
 
 
 def token_view(token: Token) -> dict[str, Any]:

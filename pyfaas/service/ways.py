@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pyfaas.calls import Request
 from pyfaas.decisions.access import Allowed, Hop, authorise, gone
 from pyfaas.decisions.quota import Pace
 from pyfaas.errors import Code, PyfaasError, not_found
@@ -112,6 +113,21 @@ class Ways:
             self._found[key] = way
         return way
 
+    def known(self, account: AccountId, name: str) -> Way | None:
+        """Return the way that a name is, if it was called since anything changed; never raises."""
+        return self._found.get((account, name, None))
+
+    def lead(self, account: AccountId, request: Request) -> tuple[Entry, Way | None]:
+        """Return what a request's name stands for: a function of the account's own, or the way to another. Raises as `find`, or invalid_request."""
+        entry = self._registry.by_name.get((account, request.name))
+        if entry is not None:
+            return entry, None
+        way = self.find(account, request.name, request.api_version)
+        if request.qualifier is not None:
+            message = f"{request.name!r} takes no qualifier: it says itself which version"
+            raise PyfaasError(Code.INVALID_REQUEST, message, hint="leave out what follows the colon")
+        return way.entry, way
+
     def uses_of(self, ended: str) -> list[Use]:
         """Return the uses of a grant, an alias or a subscription, by every caller."""
         return [use for (of, _), use in self._uses.items() if of == ended]
@@ -123,9 +139,11 @@ class Ways:
             found = self._uses[(of, caller)] = Use(of)
         return found
 
-    def names_through(self, grant: Grant) -> list[CallableId]:
-        """Return the aliases that a grant is needed for: those bound to it, and those of others that lead through them."""
-        return list(self._through([a.id for a in self._shares.aliases.values() if a.grant == grant.id]))
+    def names_through(self, right: Grant | AccountAlias | Subscription) -> list[CallableId]:
+        """Return what cannot be called without a grant, an alias or a subscription: those, and aliases of others that lead through them."""
+        if isinstance(right, Grant):
+            return list(self._through([a.id for a in self._shares.aliases.values() if a.grant == right.id]))
+        return list(self._through([right.id]))
 
     def _through(self, aliases: Sequence[CallableId]) -> Iterator[CallableId]:
         seen: set[CallableId] = set()

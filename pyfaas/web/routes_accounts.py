@@ -35,9 +35,10 @@ async def list_accounts(service: Service, request: web.Request, caller: Caller |
 
 
 async def set_account(service: Service, request: web.Request, caller: Caller | None) -> Any:
-    """Change what an account says of staleness."""
-    body = await asked.body(request, *POLICY)
-    return await service.set_account(asked.known(caller), request.match_info["account"], asked.policy(body, POLICY))
+    """Change what an account says of staleness, and, for an admin, what it may use."""
+    body = await asked.body(request, *POLICY, "quota", "network")
+    quota, network = asked.typed(dict, body.pop("quota", None), "quota"), asked.typed(bool, body.pop("network", None), "network")
+    return await service.set_account(asked.known(caller), request.match_info["account"], asked.policy(body, POLICY), quota, network)
 
 
 async def remove_account(service: Service, request: web.Request, caller: Caller | None) -> Any:

@@ -60,7 +60,7 @@ def jobs(rows: Rows) -> Jobs:
     async def never(_request: Any, _begun: Any) -> Any:
         raise AssertionError
 
-    return Jobs(rows, registry, clock, Ids(clock.now()), never, workers=1, payload_limit=1)  # type: ignore[arg-type]
+    return Jobs(rows, registry, clock, Ids(clock.now()), None, never, workers=1, payload_limit=1)  # type: ignore[arg-type]
 
 
 def caller() -> Caller:
