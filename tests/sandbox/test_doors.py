@@ -1,0 +1,415 @@
+"""A VM with doors: what its host gets, what its code reaches through them, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import kernel
+from sandbox.errors import SetupError
+from sandbox.host.vm import Vm
+from sandbox.launcher.confine import VM_STEPS, Step
+from sandbox.spec import MAX_LISTENERS, MAX_ROUTES, RESOLVER, Doors, Fate, Network, VmSpec
+from tests.sandbox.doorkeeper import DIAL, Doorkeeper
+from tests.sandbox.rig import Refused, Rig
+
+SYNTHETIC = "198.18.0.0/15"
+PLACES = Doors(
+    listen=(("198.18.0.5", 443), ("198.18.0.5", 8443), ("0.0.0.0", 5432)), routes=(SYNTHETIC, "10.1.2.0/24", "127.0.0.1/32")
+)
+NAMES = {"api.example.com": "198.18.0.5", "db.example.com": "198.18.0.9"}
+
+
+def with_doors(rig: Rig, doors: Doors = PLACES) -> Vm:
+    """Make a VM with doors."""
+    return rig.vm(network=Network.DOORS, doors=doors)
+
+
+@pytest.fixture(scope="module")
+def kept(either: Rig) -> Iterator[tuple[Vm, Doorkeeper]]:
+    """A VM that the module's tests share, and who holds its doors."""
+    vm = with_doors(either)
+    with Doorkeeper(vm.doors, NAMES) as keeper:
+        yield vm, keeper
+
+
+# ---- the value
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"listen": (("198.18.0.5", 0),)},
+        {"listen": (("198.18.0.5", 65536),)},
+        {"listen": (("198.18.0.05", 443),)},
+        {"listen": (("198.18.0.256", 443),)},
+        {"listen": (("198.18.5", 443),)},
+        {"listen": (("::1", 443),)},
+        {"listen": (("api.example.com", 443),)},
+        {"listen": (("0.0.0.0", 53),)},
+        {"listen": ((RESOLVER, 53),)},
+        {"listen": (("198.18.0.5", 443), ("198.18.0.5", 443))},
+        {"listen": (("198.18.0.5", 443), ("0.0.0.0", 443))},
+        {"listen": tuple(("198.18.0.5", 1000 + port) for port in range(MAX_LISTENERS + 1))},
+        {"routes": ("198.18.0.1/15",)},
+        {"routes": ("198.18.0.0/33",)},
+        {"routes": ("198.18.0.0",)},
+        {"routes": ("198.18.0.0/",)},
+        {"routes": ("198.18.0.0/-1",)},
+        {"routes": ("2001:db8::/32",)},
+        {"routes": (SYNTHETIC, SYNTHETIC)},
+        {"routes": tuple(f"10.0.{at}.0/24" for at in range(MAX_ROUTES + 1))},
+    ],
+)
+def test_what_the_kernel_could_not_make_is_refused(wrong: dict[str, Any]) -> None:
+    """An address, port or range that is none, one twice, too many, and the resolver's place are ValueErrors before anything is asked."""
+    with pytest.raises(ValueError, match=r"is no |at most|is there twice|resolver's|at every address|network"):
+        Doors(**wrong)
+
+
+def test_a_value_is_the_same_after_the_wire() -> None:
+    """What the launcher reads of a command's words is what was meant; words of another kind are refused."""
+    assert Doors.of_words(PLACES.words()) == PLACES
+    assert Doors.of_words([]) == Doors()
+    for wrong in ("198.18.0.5", "198.18.0.5:", "198.18.0.5:x", "198.18.0.5:1:2", "x/8"):
+        with pytest.raises(ValueError, match=r"is no |at most|is there twice|resolver's|at every address|network"):
+            Doors.of_words([wrong])
+
+
+def test_half_a_way_out_is_refused() -> None:
+    """Doors need their profile and the profile its doors; a VM for builds has some network."""
+    for wrong in ({"doors": PLACES}, {"network": Network.HOST, "doors": PLACES}, {"network": Network.DOORS}, {"is_build": True}):
+        with pytest.raises(ValueError, match=r"is no |at most|is there twice|resolver's|at every address|network"):
+            VmSpec(**wrong)  # type: ignore[arg-type]
+    assert VmSpec(network=Network.DOORS, doors=PLACES, is_build=True).kind == (Network.DOORS, True)
+
+
+# ---- what comes out
+
+
+def test_the_sockets_come_out_in_order(either: Rig) -> None:
+    """The host gets each listener at its place, then the resolver's UDP and TCP, and they belong to the VM's own network."""
+    vm = with_doors(either)
+    found = [socket.socket(fileno=door) for door in vm.doors]
+    try:
+        assert [one.getsockname() for one in found] == [*PLACES.listen, (RESOLVER, 53), (RESOLVER, 53)]
+        streams = [socket.SOCK_STREAM] * len(PLACES.listen)
+        assert [one.type for one in found] == [*streams, socket.SOCK_DGRAM, socket.SOCK_STREAM]
+        assert [one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for one in found] == [*(1 for _ in streams), 0, 1]
+        assert not any(os.get_inheritable(one.fileno()) for one in found)
+    finally:
+        for one in found:
+            one.close()
+
+
+def test_other_vms_have_none(either: Rig) -> None:
+    """A plain VM and one with the host's network hand out nothing, nor does a later container of a VM with doors."""
+    assert either.vm().doors == []
+    assert either.vm(network=Network.HOST).doors == []
+    vm = with_doors(either)
+    for door in vm.doors:
+        os.close(door)
+    before = len(os.listdir("/proc/self/fd"))
+    box = either.run(vm.fork())
+    assert either.ask(box, "result = 'alive'") == "alive"
+    assert len(os.listdir("/proc/self/fd")) - before <= 3 + 16  # its own ends and its leaf's files
+
+
+def test_as_many_as_there_may_be(either: Rig) -> None:
+    """The most listeners and routes fit one command and one answer, and the last of them works."""
+    listen = tuple((f"198.19.255.{at}", 60000 + at) for at in range(MAX_LISTENERS))
+    routes = (SYNTHETIC, *(f"172.16.{at}.128/25" for at in range(MAX_ROUTES - 1)))
+    vm = with_doors(either, Doors(listen=listen, routes=routes))
+    with Doorkeeper(vm.doors) as keeper:
+        assert len(keeper.sockets) == MAX_LISTENERS + 2
+        address, port = listen[-1]
+        assert either.ask(vm.first, DIAL + f"result = dial({address!r}, {port})") == f"door {address}:{port}"
+
+
+# ---- what is reached
+
+
+@pytest.mark.parametrize(
+    ("dialled", "port", "met"),
+    [
+        ("198.18.0.5", 443, "198.18.0.5:443"),
+        ("198.18.0.5", 8443, "198.18.0.5:8443"),
+        ("10.1.2.200", 5432, "10.1.2.200:5432"),
+        ("198.19.1.1", 5432, "198.19.1.1:5432"),
+        ("127.0.0.1", 5432, "127.0.0.1:5432"),
+        ("api.example.com", 443, "198.18.0.5:443"),
+        ("db.example.com", 5432, "198.18.0.9:5432"),
+    ],
+)
+def test_what_is_dialled_is_told(either: Rig, kept: tuple[Vm, Doorkeeper], dialled: str, port: int, met: str) -> None:
+    """By address or by name, the holder of a door sees which address was meant."""
+    assert either.ask(kept[0].first, DIAL + f"result = dial({dialled!r}, {port})") == f"door {met}"
+
+
+@pytest.mark.parametrize(
+    ("dialled", "port", "error"),
+    [
+        ("198.18.0.5", 80, "ConnectionRefusedError"),
+        ("198.18.0.6", 443, "ConnectionRefusedError"),
+        ("127.0.0.1", 443, "ConnectionRefusedError"),
+        ("10.1.3.1", 5432, "OSError 101"),  # ENETUNREACH
+        ("192.0.2.1", 443, "OSError 101"),
+        ("other.example.com", 443, "gaierror"),
+    ],
+)
+def test_what_has_no_door_fails_at_once(either: Rig, kept: tuple[Vm, Doorkeeper], dialled: str, port: int, error: str) -> None:
+    """Another port, address, or name is refused by the kernel or the resolver; no client waits for its timeout."""
+    with pytest.raises(Refused, match=error):
+        either.ask(kept[0].first, DIAL + f"result = dial({dialled!r}, {port})")
+
+
+def test_names_are_looked_up_by_tcp_too(either: Rig, kept: tuple[Vm, Doorkeeper]) -> None:
+    """A client that asks over TCP, as after a truncated answer, meets the same resolver."""
+    question = b"\0\1\1\0\0\1\0\0\0\0\0\0\3api\7example\3com\0\0\1\0\1"
+    source = (
+        f"import socket, struct\nwith socket.create_connection(({RESOLVER!r}, 53), 20) as talk:\n"
+        f"    talk.sendall(struct.pack('!H', {len(question)}) + {question!r})\n    result = list(talk.recv(4096)[-4:])"
+    )
+    assert bytes(either.ask(kept[0].first, source)) == socket.inet_aton("198.18.0.5")
+
+
+def test_programs_of_the_system_reach_it(either: Rig, kept: tuple[Vm, Doorkeeper]) -> None:
+    """A subprocess looks names up and connects as the code does: curl where there is one, getent, the interpreter."""
+    url = "http://api.example.com:8443/"
+    python = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=20).read().decode())"
+    run = "import subprocess, sys\ndone = subprocess.run({}, capture_output=True, text=True)\nresult = done.stdout + done.stderr"
+    if shutil.which("curl"):
+        assert either.ask(kept[0].first, run.format(["curl", "-sS", "-m", "20", url])) == "door 198.18.0.5:8443"
+    assert "198.18.0.5" in either.ask(kept[0].first, run.format(["getent", "hosts", "api.example.com"]))
+    assert either.ask(kept[0].first, run.format(f"[sys.executable, '-c', {python!r}]")) == "door 198.18.0.5:8443\n"
+
+
+def test_own_names_need_nobody(either: Rig, kept: tuple[Vm, Doorkeeper]) -> None:
+    """The VM's own name and localhost are known inside: the resolver is not asked for them."""
+    vm, keeper = kept
+    before = len(keeper.asked)
+    found = either.ask(vm.first, "import socket; result = [socket.gethostbyname(n) for n in (socket.gethostname(), 'localhost')]")
+    assert found == ["127.0.0.1", "127.0.0.1"]
+    assert keeper.asked[before:] == []
+
+
+_SERVERS = {
+    "a listener of its own": (
+        "import socket, threading\nserver = socket.create_server(('127.0.0.1', 0))\n"
+        "threading.Thread(target=lambda: server.accept()[0].send(b'mine')).start()\n"
+        "result = socket.create_connection(server.getsockname(), 20).recv(10).decode()"
+    ),
+    "a datagram of its own": (
+        "import socket\na, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))\n"
+        "a.bind(('127.0.0.1', 0))\na.settimeout(20)\nb.sendto(b'mine', a.getsockname())\nresult = a.recv(10).decode()"
+    ),
+    "an HTTP server": (
+        "import http.server, threading, urllib.request\n"
+        "class Mine(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.wfile.write(b'HTTP/1.0 200 OK\\r\\n\\r\\nmine')\n"
+        "    def log_message(self, *told): pass\n"
+        "server = http.server.HTTPServer(('localhost', 0), Mine)\nthreading.Thread(target=server.handle_request).start()\n"
+        "result = urllib.request.urlopen('http://localhost:%d/' % server.server_port, timeout=20).read().decode()"
+    ),
+    "asyncio on every address": (
+        "import asyncio\nasync def main():\n    async def serve(reader, writer):\n        writer.write(b'mine'); writer.close()\n"
+        "    server = await asyncio.start_server(serve, None, 0)\n    reader, writer = await asyncio.open_connection('127.0.0.1',"
+        " server.sockets[0].getsockname()[1])\n    told = await reader.read()\n    writer.close(); server.close()\n    return told.decode()\n"
+        "result = asyncio.run(main())"
+    ),
+    "a Unix socket": (
+        "import socket, threading\nserver = socket.socket(socket.AF_UNIX); server.bind('/tmp/mine'); server.listen()\n"
+        "threading.Thread(target=lambda: server.accept()[0].send(b'mine')).start()\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect('/tmp/mine'); result = s.recv(10).decode()"
+    ),
+    "options of long connections": (
+        "import socket\ns = socket.socket()\nfor level, name, value in ((1, 9, 1), (6, 1, 1), (6, 4, 5), (6, 5, 5), (6, 6, 3), (6, 18, 3000), (0, 11, 1)):\n"
+        "    s.setsockopt(level, name, value)\nresult = 'mine'"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", _SERVERS)
+def test_its_own_servers_work(either: Rig, kept: tuple[Vm, Doorkeeper], what: str) -> None:
+    """What needs no way out goes on: sockets of its own on loopback, Unix sockets, the options that clients set."""
+    assert either.ask(kept[0].first, _SERVERS[what]) == "mine"
+
+
+def test_files_are_those_of_any_vm(either: Rig, kept: tuple[Vm, Doorkeeper]) -> None:
+    """Beside the resolver's address such a VM sees no more of the host than a plain one: neither its names nor its binds."""
+    look = "import os\nresult = {name: open('/etc/' + name).read() for name in ('resolv.conf', 'hosts', 'nsswitch.conf') if os.path.exists('/etc/' + name)}"
+    told, plain = either.ask(kept[0].first, look), either.ask(either.blank(), look)
+    assert told.pop("resolv.conf").splitlines()[0] == f"nameserver {RESOLVER}"
+    assert told == plain
+    assert set(plain) == {"hosts", "nsswitch.conf"}
+
+
+# ---- builds
+
+
+def test_a_vm_for_builds_sees_the_binds(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    """What the launcher was told to bind is in VMs for builds, with doors too, and in no other; larger files go with it."""
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "one.whl").write_text("x")
+    rig = make_rig(binds=(f"{tmp_path}/wheels:/run/wheels",))
+    look = "import os, resource; result = [os.path.exists('/run/wheels/one.whl'), resource.getrlimit(resource.RLIMIT_FSIZE)[0] >> 30]"
+    for spec, seen in (({}, [False, 1]), ({"is_build": True}, [True, 4])):
+        vm = rig.vm(network=Network.DOORS, doors=PLACES, **spec)
+        with Doorkeeper(vm.doors):
+            assert rig.ask(vm.first, look) == seen
+    assert rig.ask(rig.vm(network=Network.HOST).first, look) == [True, 4]
+
+
+def test_a_profile_that_a_launcher_was_not_made_for(make_rig: Callable[..., Rig]) -> None:
+    """A launcher for plain VMs refuses others by the step's name, leaves nothing, and goes on."""
+    rig = make_rig(networks=(Network.NONE,))
+    for spec in ({"network": Network.DOORS, "doors": PLACES}, {"network": Network.HOST}):
+        with pytest.raises(SetupError, match="network: this launcher makes no VMs") as caught:
+            rig.vm(**spec)
+        assert caught.value.step == "network"
+    rig.wait_for_rest()
+    assert rig.ask(rig.blank(), "result = 1") == 1
+
+
+# ---- what goes wrong
+
+
+def opened() -> int:
+    """Count this process's descriptors."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("step", [*dict.fromkeys([*(step for step, _ in VM_STEPS), Step.SCRATCH])])
+def test_a_failed_step_leaves_no_door(make_rig: Callable[..., Rig], step: Step) -> None:
+    """Whatever fails, the step is named, and neither this process nor the launcher keeps a socket."""
+    rig = make_rig(fail_at=step.value)
+    assert rig.process is not None
+    held = f"/proc/{rig.process.pid}/fd"
+    before, theirs = opened(), len(os.listdir(held))
+    with pytest.raises(SetupError) as caught:
+        with_doors(rig)
+    assert caught.value.step == step.value
+    rig.wait_for_rest()
+    rig.wait_until(lambda: len(os.listdir(held)) == theirs, lambda: os.listdir(held))
+    assert opened() == before
+
+
+def test_an_address_without_a_route_is_named(either: Rig) -> None:
+    """A listener at an address that is nowhere fails in its step, and says which."""
+    with pytest.raises(SetupError, match=r"192\.0\.2\.1:443") as caught:
+        with_doors(either, Doors(listen=(("192.0.2.1", 443),), routes=(SYNTHETIC,)))
+    assert caught.value.step == "doors"
+
+
+def test_nobody_waits_for_it_any_more(make_rig: Callable[..., Rig]) -> None:
+    """A VM whose asker has left is ended, and its doors are closed here."""
+    rig = make_rig()
+    before = opened()
+
+    async def leave() -> None:
+        making = asyncio.ensure_future(rig.launcher.create_vm(VmSpec(network=Network.DOORS, doors=PLACES)))
+        await asyncio.sleep(0)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+
+    rig.run(leave())
+    rig.wait_for_rest()
+    rig.wait_until(lambda: opened() == before)
+
+
+def test_a_host_without_room_for_them(make_rig: Callable[..., Rig]) -> None:
+    """Where not all descriptors arrive the VM is refused and ended, and those that did are closed; with room it is made."""
+    rig = make_rig()
+    before = opened()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = sorted(set(range(soft)) - set(map(int, os.listdir("/proc/self/fd"))))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[20], hard))  # numbers below the limit, not how many there are
+    places = Doors(listen=tuple(("198.18.0.5", 1000 + port) for port in range(MAX_LISTENERS)), routes=(SYNTHETIC,))
+    try:
+        with pytest.raises(SetupError, match=r"descriptors of .* arrived"):
+            with_doors(rig, places)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    rig.wait_for_rest()
+    assert opened() == before
+    for door in with_doors(rig, places).doors:
+        os.close(door)
+
+
+# ---- the end
+
+
+class Witness:
+    """A network namespace from which another one is given an id: the kernel forgets the id when that namespace is no more.
+
+    Sockets keep a namespace and show in no directory of /proc. rtnetlink(7): RTM_NEWNSID, RTM_GETNSID; linux/net_namespace.h.
+    """
+
+    def __init__(self, space: int) -> None:
+        """Give the namespace of a descriptor the id 7, in a new one of this witness's own."""
+        here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        try:
+            kernel.unshare(kernel.NEWNET)
+            self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+        finally:
+            kernel.setns(here, kernel.NEWNET)
+            os.close(here)
+        assert self._ask(88, 5, struct.pack("=HHi", 8, 1, 7) + struct.pack("=HHI", 8, 3, space))[0] == 2
+
+    def _ask(self, kind: int, flags: int, attributes: bytes) -> tuple[int, bytes]:
+        self.socket.send(struct.pack("=IHHII4x", 20 + len(attributes), kind, flags, 1, 0) + attributes)
+        told = self.socket.recv(4096)
+        answer, code = struct.unpack_from("=4xH10xi", told)
+        assert answer != 2 or code == 0, os.strerror(-code)
+        return answer, told
+
+    def is_there(self) -> bool:
+        """Tell whether the namespace still is."""
+        return self._ask(90, 0x301, b"")[0] == 88  # a dump of all ids: one, or the end of the list at once
+
+
+def test_the_network_goes_with_the_last_door(make_rig: Callable[..., Rig]) -> None:
+    """When the VM has ended its namespace lives as long as one door or one connection that came through one, and no longer."""
+    rig = make_rig()
+    vm = with_doors(rig)
+    space = os.open(f"/proc/{vm.first.pid}/ns/net", os.O_RDONLY)
+    witness = Witness(space)
+    os.close(space)
+    doors = [socket.socket(fileno=door) for door in vm.doors]
+    rig.tell(vm.first, "import socket; s = socket.create_connection(('198.18.0.5', 443), 20)")
+    talk, _ = doors[0].accept()
+    rig.run(vm.destroy())
+    rig.wait_for_rest()
+    for one in doors:
+        assert witness.is_there()
+        one.close()
+    assert witness.is_there()
+    talk.close()
+    rig.wait_until(lambda: not witness.is_there())
+    witness.socket.close()
+
+
+def test_the_doors_outlive_the_launcher(make_rig: Callable[..., Rig]) -> None:
+    """The host's descriptors stay its own when launcher and VM are killed; a connection then reads its end."""
+    rig = make_rig()
+    vm = with_doors(rig)
+    doors = [socket.socket(fileno=door) for door in vm.doors]
+    rig.tell(vm.first, "import socket; s = socket.create_connection(('198.18.0.5', 443), 20)")
+    talk, _ = doors[0].accept()
+    assert rig.process is not None
+    rig.process.kill()
+    talk.settimeout(20)
+    assert talk.recv(1) == b""
+    assert rig.ending(vm.first).fate == Fate.LOST
+    assert doors[0].getsockname() == ("198.18.0.5", 443)
+    for one in (talk, *doors):
+        one.close()
