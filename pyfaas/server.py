@@ -30,10 +30,12 @@ from pyfaas.adapters import keyring
 from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.clock import SystemClock
 from pyfaas.adapters.places import open_bundles
+from pyfaas.adapters.sqlite.apis import SqliteApis
 from pyfaas.adapters.sqlite.copying import copy
 from pyfaas.adapters.sqlite.locks import SqliteLocks
 from pyfaas.adapters.sqlite.queue import SqliteQueue
 from pyfaas.adapters.sqlite.schema import open_database
+from pyfaas.adapters.sqlite.sharing import SqliteSharing
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.adapters.sqlite.vault import SqliteVault
 from pyfaas.adapters.trees import TreeDirectories
@@ -42,6 +44,7 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.handover import Handover, hear, tell
 from pyfaas.model import Scope, VersionState
 from pyfaas.passing import Incoming, Outgoing
+from pyfaas.service import lending
 from pyfaas.service.accounts import OWN_SCOPES, new_token
 from pyfaas.service.backup import Backup
 from pyfaas.service.dispatch import Dispatcher
@@ -55,11 +58,9 @@ from pyfaas.service.preparing import Preparing
 from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Registry
 from pyfaas.service.retention import Retention
-from pyfaas.service.secrets import Secrets, sources_of
+from pyfaas.service.secrets import Secrets
 from pyfaas.service.service import Service, write_secret
-from pyfaas.service.shares import Lent, Shares
 from pyfaas.service.storage import forget_missing
-from pyfaas.service.ways import Ways
 from pyfaas.web.front import Site, start
 from sandbox.errors import LauncherGone, SandboxError
 from sandbox.host.launcher import Launcher
@@ -122,8 +123,8 @@ class Server:
         finisher = Finisher(self.journal, self.clock)
         self.fleet = Fleet(self.config, self.workers, self.clock, finisher)
         self.fleet.listen(happenings.tell)
-        shares = Shares(Lent())
-        dispatcher = Dispatcher(self.config, registry, Ways(registry, shares), self.fleet, finisher, self.clock)
+        self.lending = await lending.opened(registry, SqliteSharing(database), SqliteApis(database), self.clock, await self._secrets(data, registry))
+        dispatcher = Dispatcher(self.config, registry, self.lending.ways, self.fleet, finisher, self.clock)
         bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)
         environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool)
@@ -133,12 +134,10 @@ class Server:
         queue = SqliteQueue(database)
         self.service = Service(
             self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher,
-            happenings, snapshot.canaries, self.given.weaker,
+            happenings, self.lending, snapshot.canaries, self.given.weaker,
         )
         backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")), bundles)
         backup = self.service.backup = Backup(backups, self.journal, self.clock)
-        secrets = self.service.secrets = await self._secrets(data, registry)
-        dispatcher.secrets_of, dispatcher.secrets_size = lambda c: secrets.of(sources_of(c)), lambda c: secrets.size_of(sources_of(c))
         self.retention = Retention(
             *(self.config, self.store, bundles, trees, self.workers, self.clock),
             is_held=lambda: backup.is_running or publisher.is_preparing,
@@ -150,7 +149,7 @@ class Server:
         if lost:
             log.warning("versions_without_files", extra={"count": lost})
         self._recover(registry, publisher)
-        secrets.resume()
+        self.service.secrets.resume()
         dispatcher.open()
         _tell_recovered(await self.service.jobs.open(beside=not self._is_alone))
         self.site = await start(self.service, self.config, self._listen())
@@ -209,6 +208,7 @@ class Server:
         await self.service.secrets.close()
         await self.service.dispatcher.close()
         await self.journal.flush()
+        await self.lending.audit.flush(is_whole=True)
         await self.store.close()
 
     # ---- inside
@@ -344,6 +344,7 @@ class Server:
         while True:
             await asyncio.sleep(_FLUSH_S)
             await self.journal.flush()
+            await self.lending.audit.flush()
 
     async def _sweep(self) -> None:
         """Remove what is too old or needed by nobody, soon after the start and then now and then."""
