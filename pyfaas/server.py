@@ -29,6 +29,7 @@ import uvloop
 from pyfaas.adapters import keyring
 from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.clock import SystemClock
+from pyfaas.adapters.egress import EgressSocket
 from pyfaas.adapters.places import open_bundles
 from pyfaas.adapters.sqlite.apis import SqliteApis
 from pyfaas.adapters.sqlite.copying import copy
@@ -104,6 +105,7 @@ class Server:
     async def open(self) -> None:
         """Take the launcher, wait for a predecessor to yield, open the store, put the parts together, and listen."""
         loop = asyncio.get_running_loop()
+        self.egress = EgressSocket(socket.socket(fileno=self.given.egress))
         loop.add_reader(self.keeper.fileno(), self._hear_keeper)
         if self.given.inherit >= 0:
             self._incoming = Incoming(socket.socket(fileno=self.given.inherit))
@@ -117,7 +119,7 @@ class Server:
         self.database = database = open_database(str(data / "pyfaas.db"))
         self.store = SqliteStore(database)
         registry = Registry(snapshot := await self.store.load())
-        self.workers = SandboxWorkers(launcher, self.given.layers, files_bytes=self.config.code_cache)
+        self.workers = SandboxWorkers(launcher, self.given.layers, files_bytes=self.config.code_cache, egress=self.egress)
         self.journal = Journal(self.store)
         happenings = await opened(self.clock, self.journal, self.store)
         finisher = Finisher(self.journal, self.clock)
@@ -127,7 +129,7 @@ class Server:
         dispatcher = Dispatcher(self.config, registry, self.lending.ways, self.fleet, finisher, self.clock)
         bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)
-        environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool)
+        environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool, self.given.exits)
         environments.meter = finisher.meter
         preparing = Preparing(self.config, self.workers, bundles, environments, self.journal, self.clock, happenings)
         publisher = Publisher(self.config, registry, self.store, bundles, preparing, environments, self.clock, happenings)
@@ -258,7 +260,7 @@ class Server:
 
     # ---- the keeper's words
 
-    def _hear_keeper(self) -> None:
+    def _hear_keeper(self) -> None:  # noqa: C901 - one branch a word
         word, given = hear(self.keeper)
         if word == "":
             self.stopping.set()  # the keeper is gone, and with it everything else
@@ -269,6 +271,8 @@ class Server:
                 self._task(self._adopt(given))
             else:
                 self._handed = given
+        elif word == "egress" and given is not None:
+            self.egress.adopt(given)
         elif word == "go":
             self._going.set()
         elif word == "alone":

@@ -24,13 +24,13 @@ import asyncio
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyfaas.config import Config
 from pyfaas.model import AccountId, Version, VersionState
-from pyfaas.network import NetworkPlan
+from pyfaas.network import plan
 from pyfaas.ports import Clock, Locks, Trees, Workers
 from pyfaas.service.dialogue import BuildVm, Dialogue, Order
 from pyfaas.service.journal import Journal
@@ -59,7 +59,6 @@ class _Work:
         self.last = step, done, total
         for told in list(self.told):
             told(step, done, total)
-_OPEN = NetworkPlan(entries=("*",), doors=())  # the host's own network
 
 
 class Environments:
@@ -75,11 +74,13 @@ class Environments:
         journal: Journal,
         clock: Clock,
         tool: Mapping[str, Any],
+        exits: Sequence[str] = (),
     ) -> None:
-        """`tool` tells the build container which installer there is and what indexes the host is set up for."""
+        """`tool` tells the build container which installer there is and what indexes the host is set up for; `exits` is its network list."""
         self._config, self._registry, self._locks, self._trees = config, registry, locks, trees
         self._workers, self._journal, self._clock, self._tool = workers, journal, clock, tool
         self.meter: Meter | None = None  # who writes down what preparations use
+        self._network = plan(exits, is_trusted=True)
         self.turn = asyncio.Lock()
         self._works: dict[tuple[str, ...], _Work] = {}
 
@@ -162,12 +163,12 @@ class Environments:
 
     async def _lock(self, version: Version, tell: Told) -> str:
         fields = {"step": "lock", "requirements": list(version.revision.requirements)}
-        async with BuildVm(self._workers, LIMITS, network=_OPEN, bill=self.bill(version)) as vm:
+        async with BuildVm(self._workers, LIMITS, network=self._network, bill=self.bill(version)) as vm:
             await vm.give(vm.first, LIMITS, ())
             return (await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(self._order(fields, b"", tell)))[1]
 
     async def _install(self, version: Version, name: str, lock: str, tell: Told) -> str:
-        async with BuildVm(self._workers, LIMITS, network=_OPEN, bill=self.bill(version)) as vm:
+        async with BuildVm(self._workers, LIMITS, network=self._network, bill=self.bill(version)) as vm:
             await vm.give(vm.first, LIMITS, [await vm.stage()])
             order = self._order({"step": "install", "out": OUT}, lock.encode(), tell)
             await Dialogue(vm, vm.first, self._journal, version, self._clock).ask(order)
