@@ -1,4 +1,4 @@
-"""The processes that a keeper has started, as values that outlive its executing itself anew.
+"""The processes that a keeper has started, as values that outlive its executing itself anew, and when one is started again.
 
 `execve` keeps the pid, the children and the inheritable descriptors; what is known of them goes over in `Team.keep`.
 """
@@ -14,6 +14,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_BACK_OFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+_STEADY_S = 30.0
+_SOON_S = 0.5  # what had served, or was killed, does so again within two seconds, whatever kills it, and however often
 
 
 class Child:
@@ -63,20 +67,22 @@ class Child:
 
 @dataclass(slots=True)
 class Team:
-    """A server, its launcher, and what ties them to each other and to the keeper.
+    """A server, its launcher, its egress, and what ties them to each other and to the keeper.
 
     `end` leads to the server, `life` is the reading end of its pipe, for launchers to come; `tag` is in the names of the
-    launcher's groups, `half` tells which part of the uids its VMs get; `since` and `launcher_since` are monotonic times.
+    launcher's groups, `half` tells which part of the uids its VMs get; the three `since` are monotonic times.
     """
 
     server: Child
     launcher: Child
+    egress: Child | None  # None: a team of an earlier release
     end: socket.socket
     life: int
     tag: str
     half: int
     since: float
     launcher_since: float
+    egress_since: float
     has_served: bool = False
     ended: float = 0.0  # when the server was gone, while its launcher is not
 
@@ -87,12 +93,14 @@ class Team:
         return {
             "server": self.server.pid,
             "launcher": self.launcher.pid,
+            "egress": self.egress.pid if self.egress is not None else 0,
             "end": self.end.fileno(),
             "life": self.life,
             "tag": self.tag,
             "half": self.half,
             "since": self.since,
             "launcher_since": self.launcher_since,
+            "egress_since": self.egress_since,
             "has_served": self.has_served,
         }
 
@@ -104,11 +112,46 @@ class Team:
         return cls(
             server=Child(values["server"]),
             launcher=Child(values["launcher"]),
+            egress=Child(values["egress"]) if values.get("egress") else None,
             end=socket.socket(fileno=values["end"]),
             life=values["life"],
             tag=values["tag"],
             half=values["half"],
             since=values["since"],
             launcher_since=values["launcher_since"],
+            egress_since=values.get("egress_since", 0.0),
             has_served=values["has_served"],
         )
+
+
+@dataclass(slots=True)
+class Surveying:
+    """A survey under way: its process, and what it writes."""
+
+    process: Child
+    answer: int
+    errors: int
+
+    def take(self) -> tuple[bytes, str]:
+        """Return what it answered and the last line of what it complained of, and close both."""
+        texts = []
+        for descriptor in (self.answer, self.errors):
+            with os.fdopen(descriptor, "rb") as file:
+                file.seek(0)
+                texts.append(file.read())
+        lines = texts[1].decode("utf-8", "replace").strip().splitlines()
+        return texts[0], lines[-1].removeprefix("pyfaas serve: ") if lines else "it ended without a word"
+
+
+class BackOff:
+    """How long to wait before the next try: longer with each failure in a row, not at all after a steady while."""
+
+    def __init__(self) -> None:
+        """Begin without a failure."""
+        self.failures = 0
+
+    def after(self, lived_s: float, *, has_served: bool = False) -> float:
+        """Count one more end, of what lived so long; returns the seconds to wait, which are few for what had served."""
+        self.failures = 1 if lived_s > _STEADY_S else self.failures + 1
+        wait = _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S)) - 1]
+        return min(wait, _SOON_S) if has_served else wait

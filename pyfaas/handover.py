@@ -4,6 +4,7 @@ server → keeper   `waiting`   started, and waits for its predecessor to yield
                   `ready`     serves
                   `yielded`   takes no request and makes no control write any more
 keeper → server   `launcher`  with the control socket of a new launcher
+                  `egress`    with the control socket of a new egress process
                   `yield`     with the socket by which connections go to the successor
                   `resume`    the successor did not come up: serve on
                   `done`      the successor serves: finish what runs, and end
@@ -31,17 +32,18 @@ _LONGEST = 256
 class Handover:
     """Everything that a server is given.
 
-    Descriptors: `listen` is the bound socket, `launcher` its control socket, `keeper` the way back, `life` the end of a
+    Descriptors: `listen` is the bound socket, `launcher` and `egress` are their control sockets, `keeper` the way back, `life` the end of a
     pipe that only the server holds: launcher and server end together; `inherit` is where a predecessor's connections
     come from, -1 without one. `uid` is what it becomes, 0 for nothing else; `needed` are the paths that it reads;
     `layers` are live or not, those in `weaker` were given up; `tool` is how requirements are installed, `binds` what an
-    installation sees of the host; `place` is where bundles are kept, credentials included, empty for the data directory; `sealing_keys` are the keys for
-    secrets that the operator gives, empty for those of the data directory.
+    installation sees of the host, `exits` what it reaches; `place` is where bundles are kept, credentials included, empty for the data
+    directory; `sealing_keys` are the keys for secrets that the operator gives, empty for those of the data directory.
     """
 
     config: Config
     listen: int = -1
     launcher: int = -1
+    egress: int = -1
     keeper: int = -1
     life: int = -1
     inherit: int = -1
@@ -51,6 +53,7 @@ class Handover:
     weaker: tuple[str, ...]
     tool: Mapping[str, Any]
     binds: tuple[str, ...] = ()
+    exits: tuple[str, ...] = ()
     place: Mapping[str, str] = field(default_factory=dict, repr=False)
     sealing_keys: str = field(default="", repr=False)
 
@@ -65,7 +68,7 @@ class Handover:
         known = {f.name for f in fields(Config)}
         values["config"] = Config(**{k: v for k, v in values["config"].items() if k in known})
         values["layers"] = tuple(Layer(**layer) for layer in values["layers"])
-        for name in ("needed", "weaker", "binds"):
+        for name in ("needed", "weaker", "binds", "exits"):
             values[name] = tuple(values[name])
         return cls(**values)
 

@@ -30,26 +30,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pyfaas import notify, premises
-from pyfaas.children import Child, Team
+from pyfaas.children import BackOff, Child, Surveying, Team
 from pyfaas.config import Config, environment, load, process_environment
 from pyfaas.errors import PyfaasError
 from pyfaas.handover import Handover, hear, tell
 from pyfaas.premises import Refused
-from pyfaas.starting import SERVER, new_tag, start_launcher, start_team, survey
+from pyfaas.starting import SERVER, new_tag, start_egress, start_launcher, start_team, survey
 from sandbox import doctor
 from sandbox.errors import LayerMissing, SandboxError
 from sandbox.host.spawn import memory_file
 
 _REFUSES = 78  # EX_CONFIG of sysexits.h: said by a server that another try would not help
-_BACK_OFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
-_STEADY_S = 30.0
-_SOON_S = 0.5  # what had served, or was killed, does so again within two seconds, whatever kills it, and however often
 _LAUNCHER_SERVES_S = 1.0  # a launcher that lived for so long had come up
 _FIRST_TRIES = 3  # of a server that was never ready: a defect, which more tries would only hide
 _LAUNCHER_ENDS_S = 5.0
@@ -89,20 +86,6 @@ def _way_out(error: Exception) -> str:
     return ""
 
 
-class BackOff:
-    """How long to wait before the next try: longer with each failure in a row, not at all after a steady while."""
-
-    def __init__(self) -> None:
-        """Begin without a failure."""
-        self.failures = 0
-
-    def after(self, lived_s: float, *, has_served: bool = False) -> float:
-        """Count one more end, of what lived so long; returns the seconds to wait, which are few for what had served."""
-        self.failures = 1 if lived_s > _STEADY_S else self.failures + 1
-        wait = _BACK_OFF_S[min(self.failures, len(_BACK_OFF_S)) - 1]
-        return min(wait, _SOON_S) if has_served else wait
-
-
 class Stage(StrEnum):
     """Where an upgrade is; see the module."""
 
@@ -116,25 +99,6 @@ class Stage(StrEnum):
 _LONGEST_S = {Stage.SURVEY: _SURVEY_S, Stage.COMING: 60.0, Stage.YIELDING: 30.0, Stage.OPENING: 60.0}
 
 
-@dataclass(slots=True)
-class Surveying:
-    """A survey under way: its process, and what it writes."""
-
-    process: Child
-    answer: int
-    errors: int
-
-    def take(self) -> tuple[bytes, str]:
-        """Return what it answered and the last line of what it complained of, and close both."""
-        texts = []
-        for descriptor in (self.answer, self.errors):
-            with os.fdopen(descriptor, "rb") as file:
-                file.seek(0)
-                texts.append(file.read())
-        lines = texts[1].decode("utf-8", "replace").strip().splitlines()
-        return texts[0], lines[-1].removeprefix("pyfaas serve: ") if lines else "it ended without a word"
-
-
 class Keeper:
     """Starts, watches, starts again, replaces."""
 
@@ -144,11 +108,12 @@ class Keeper:
         self.config = given.config
         self.manager = notify.Manager(process_environment())
         self.is_stopping = self.is_told = self.is_wanted = False
-        self.server_tries, self.launcher_tries = BackOff(), BackOff()
+        self.server_tries, self.launcher_tries, self.egress_tries = BackOff(), BackOff(), BackOff()
         self.team: Team | None = None
         self.coming: Team | None = None
         self.old: Team | None = None
         self.stage, self.until = Stage.NONE, 0.0
+        self._egress_due: float | None = None  # when one that ended is started again
         self._is_behind = False  # a wait within a pause has heard of ends that nobody has seen to
         self._surveying: Surveying | None = None
         self._way: socket.socket | None = None  # our copy of where the old server sends its connections
@@ -205,6 +170,7 @@ class Keeper:
         if status is None:
             if team.launcher.poll() is not None and not self.is_stopping:
                 self._restart_launcher(team)
+            self._tend_egress(team)
             return None
         if self.is_stopping and self.old is not None:
             return None  # which has its own calls to finish
@@ -255,6 +221,7 @@ class Keeper:
     def _patience(self, seconds: float | None) -> float | None:
         times = [self.until - time.monotonic()] if self.stage is not Stage.NONE or self.old is not None else []
         times += [t for t in (seconds, self.manager.beat_s) if t is not None]
+        times += [self._egress_due - time.monotonic()] if self._egress_due is not None else []
         return max(0.0, min(times)) if times else None
 
     def _pause(self, seconds: float) -> None:
@@ -288,6 +255,28 @@ class Keeper:
         team.tag, team.launcher_since = tag, time.monotonic()
         _say("pyfaas serve: the launcher ended; a new one was started")
         tell(team.end, "launcher", control)
+        control.close()
+
+    def _tend_egress(self, team: Team) -> None:
+        """Start the way out again once its pause is over; what else ends meanwhile is seen to."""
+        if team.egress is None or (status := team.egress.poll()) is None or self.is_stopping:
+            self._egress_due = None
+            return
+        now = time.monotonic()
+        if self._egress_due is None:
+            lived = now - team.egress_since
+            wait = self.egress_tries.after(lived, has_served=status < 0 or lived > _LAUNCHER_SERVES_S)
+            self._egress_due = now + (wait if status else _CAUSE_S)  # it ends by itself when its server has
+        if now < self._egress_due:
+            return
+        self._egress_due, team.egress_since = None, now
+        try:
+            control, team.egress = start_egress(self.given)
+        except (OSError, Refused, PyfaasError) as error:
+            _say(f"pyfaas serve: the way out to the network ended, and cannot be started: {error}")
+            return
+        _say("pyfaas serve: the way out to the network ended; a new one was started")
+        tell(team.end, "egress", control)
         control.close()
 
     # ---- replacing
@@ -481,6 +470,8 @@ class Keeper:
             old.launcher.signal(signal.SIGKILL)
         if old.launcher.poll() is None:
             return
+        if old.egress is not None:
+            old.egress.end(_LAUNCHER_ENDS_S)  # it goes when its server does
         self._close(old)
         self.old = None
         if self.team is not None:
@@ -531,8 +522,10 @@ class Keeper:
             self.is_stopping = True
 
     def _end(self, team: Team) -> None:
-        """See that the launcher of a server that is gone goes too."""
+        """See that launcher and egress of a server that is gone go too."""
         team.launcher.end(_LAUNCHER_ENDS_S)
+        if team.egress is not None:
+            team.egress.end(_LAUNCHER_ENDS_S)
         self._close(team)
 
     def _close(self, team: Team) -> None:

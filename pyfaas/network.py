@@ -13,6 +13,7 @@ carries an IPv4 one (NAT64, RFC 6052; mapped) is as public as that.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
 import re
@@ -66,8 +67,8 @@ class Door:
 class NetworkPlan:
     """What a VM with network is made with. Doors are handed out in this order, then the resolver's two sockets: UDP, TCP.
 
-    `entries` are sorted and canonical, `names` maps an exact name to its address inside, `ranges` are the literal ranges that
-    need a route. `is_trusted`: the operator's own list (dependency builds), whose private ranges need nobody's leave.
+    `entries` are sorted and canonical, `names` maps an exact name to its address inside, `ranges` are those that need a route: the
+    literal ones, and the synthetic one for names. `is_trusted`: the operator's own list (dependency builds), whose private ranges need nobody's leave.
     """
 
     entries: tuple[str, ...]
@@ -193,6 +194,15 @@ def canonical(entries: Iterable[str], key: str = "network") -> tuple[str, ...]:
     if len(found) > MOST_ENTRIES:
         raise PyfaasError(Code.INVALID_REQUEST, f"{key}: {len(found)} entries are more than {MOST_ENTRIES}", evidence={"key": key})
     return _texts(found)
+
+
+def canonical_trusted(entries: Iterable[str]) -> tuple[str, ...]:
+    """Return the operator's own list in its canonical form; what is no entry is left out, since another tool's settings say it."""
+    found = []
+    for text in entries:
+        with contextlib.suppress(PyfaasError):
+            found.append(parse(text, is_operator=True))
+    return _texts(_merged(found)[:MOST_ENTRIES])
 
 
 def _merged(entries: Iterable[Entry]) -> list[Entry]:
@@ -337,12 +347,12 @@ def plan(entries: Iterable[str], *, is_trusted: bool = False) -> NetworkPlan:
     wide = {entry.port for entry in read if entry.is_wildcard or _is_wide(entry)}
     doors = {(_ANY_ADDRESS, port) for port in wide}
     doors |= {(_inside(entry, names), entry.port) for entry in read if entry.port not in wide}
-    literal = _collapsed(entry.literal for entry in read if entry.literal is not None)
+    routed = _collapsed(entry.literal or _SYNTHETIC for entry in read)
     return NetworkPlan(
         entries=_texts(read),
         doors=tuple(Door(address=address, port=port) for address, port in sorted(doors)),
         names=tuple(sorted(names.items())),
-        ranges=tuple(str(network) for network in literal if not _is_local_already(network)),
+        ranges=tuple(str(network) for network in routed if not _is_local_already(network)),
         is_trusted=is_trusted,
     )
 

@@ -1,7 +1,8 @@
 """What the host says of package indexes, read once at start and told to the build containers.
 
 The operator's own pip and uv settings are honoured: index addresses, find-links, constraints, certificates and
-proxies. Local paths among them are bound read-only into build VMs, and nowhere else. uv does not read pip's files,
+proxies. Local paths among them are bound read-only into build VMs, and nowhere else. Builds leave by the same door as
+functions: to any public host on the ports of the indexes, and to indexes and proxies themselves wherever they are. uv does not read pip's files,
 so they are translated (pip's documentation, *Configuration*; uv's, *Environment variables*).
 """
 
@@ -15,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from pyfaas import network
 
 _INSIDE = "/opt/pyfaas"  # where a build container finds the installers, wherever the host has them
 _UV_KEPT = (
@@ -32,15 +35,23 @@ _TO_UV = {
     "no-index": "UV_NO_INDEX",
 }
 
+_ADDRESSES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")
+_HTTPS = 443
+_PORTS = {"https": _HTTPS, "http": 80}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexes:
-    """`env` is the build container's; `binds` are host paths that it reads, as a launcher takes them; `uv` and `pip` are paths inside it, or None."""
+    """`env` is the build container's; `binds` are host paths that it reads, as a launcher takes them; `uv` and `pip` are paths inside it, or None.
+
+    `exits` is the network list of builds: the operator's own, so it may say `*:PORT`.
+    """
 
     env: Mapping[str, str]
     binds: tuple[str, ...]
     uv: str | None
     pip: str | None
+    exits: tuple[str, ...] = ()
 
     def order(self) -> dict[str, object]:
         """Return the `tool` part of a build order."""
@@ -66,7 +77,24 @@ def discover(environ: Mapping[str, str], home: str) -> Indexes:
     tools = {f"{_INSIDE}/uv": uv, f"{_INSIDE}/pip": pip_path}
     binds |= {f"{source}:{target}" for target, source in tools.items() if source}
     found = [target if source else None for target, source in tools.items()]
-    return Indexes(env=env, binds=tuple(sorted(binds)), uv=found[0], pip=found[1])
+    return Indexes(env=env, binds=tuple(sorted(binds)), uv=found[0], pip=found[1], exits=_exits(env))
+
+
+def _exits(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return where builds get to: public hosts on the ports of the indexes, and each configured host wherever it is."""
+    words = [word for name, value in env.items() if name in _ADDRESSES for word in value.replace(",", " ").split()]
+    words += [env[name] if "://" in env[name] else f"http://{env[name]}" for name in _PROXIES if env.get(name)]
+    found: set[str] = {f"*:{_HTTPS}"}
+    for word in words:
+        parts = urlsplit(word.rpartition("=")[2] if "=http" in word else word)  # uv's name=URL
+        try:
+            host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
+        except ValueError:
+            continue
+        if host and port and ":" not in host:  # an index at an address of IPv6 cannot be reached
+            is_address = host.replace(".", "").isdigit()
+            found |= {f"*:{port}"} | ({f"{host}:{port}"} if is_address else {f"{host}:{port}@0.0.0.0/0"})
+    return network.canonical_trusted(found)
 
 
 def _pip_files(environ: Mapping[str, str], home: str) -> Iterator[tuple[str, str]]:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.network import NetworkPlan
-from pyfaas.ports import Container, Mounted
+from pyfaas.ports import Container, Egress, Mounted
 from sandbox.errors import SandboxError
 from sandbox.host import container as host_container
 from sandbox.host.launcher import Launcher
 from sandbox.host.vm import Vm
-from sandbox.spec import Ending, Layer, Limits, Network, Usage, VmSpec
+from sandbox.spec import Doors, Ending, Layer, Limits, Network, Usage, VmSpec
 
 _WAIT_S = 10.0  # for a new launcher after one died
 _PIPE = 65536
@@ -101,11 +101,13 @@ class Box:
 class SandboxWorkers:
     """The Workers port over one launcher at a time."""
 
-    def __init__(self, launcher: Launcher, layers: Sequence[Layer], *, files_bytes: int = 0) -> None:
-        """Begin with a launcher that is ready; each VM may keep so many bytes of files of its own."""
+    def __init__(
+        self, launcher: Launcher, layers: Sequence[Layer], *, files_bytes: int = 0, egress: Egress | None = None
+    ) -> None:
+        """Begin with a launcher that is ready; each VM may keep so many bytes of files of its own. `egress` takes the doors of VMs."""
         self.on_lost: Callable[[], None] = lambda: None
         self.on_vm_lost: Callable[[str], None] = lambda _vm: None
-        self._layers, self._files_bytes = layers, files_bytes
+        self._layers, self._files_bytes, self._egress = layers, files_bytes, egress
         self._ready = asyncio.Event()
         self._vms: dict[str, Vm] = {}
         self.adopt(launcher)
@@ -118,21 +120,41 @@ class SandboxWorkers:
 
     def _vm_gone(self, vm: str) -> None:
         self._vms.pop(vm, None)
+        self._shut_doors(vm)
         self.on_vm_lost(vm)
 
     def _gone(self) -> None:
         self._ready.clear()
+        for vm in self._vms:
+            self._shut_doors(vm)
         self._vms.clear()
         self.on_lost()
 
     async def open_vm(self, *, network: NetworkPlan | None = None, limits: Limits | None = None) -> tuple[str, Container]:
-        """Make a VM with one blank; raises no_capacity when no launcher comes back in time."""
-        launcher = await self._live()
-        profile = Network.HOST if network is not None else Network.NONE
-        spec = VmSpec(network=profile, limits=limits or Limits(), files_bytes=self._files_bytes)
-        vm = await launcher.create_vm(spec)
+        """Make a VM with one blank; raises no_capacity when no launcher comes back in time, not_allowed where the kernel has no doors."""
+        profile = Network.NONE if network is None else self._profile(network)
+        doors = _doors(network) if network is not None and profile is Network.DOORS else None
+        spec = VmSpec(network=profile, doors=doors, limits=limits or Limits(), files_bytes=self._files_bytes)
+        vm = await (await self._live()).create_vm(spec)
         self._vms[vm.id] = vm
+        if network is not None and vm.doors and self._egress is not None:
+            self._egress.open(vm.id, network, vm.doors)
+        for descriptor in vm.doors:
+            os.close(descriptor)  # egress has its own; what stays open keeps the VM's network in the kernel
+        vm.doors.clear()
         return vm.id, Box(vm.first, vm.id)
+
+    def _profile(self, plan: NetworkPlan) -> Network:
+        """Return how a VM with a plan gets out: builds by the host's own network where there is no other way."""
+        if self._egress is not None and any(layer.name == "doors" and layer.live for layer in self._layers):
+            return Network.DOORS
+        if plan.is_trusted:
+            return Network.HOST
+        raise PyfaasError(Code.NOT_ALLOWED, "network cannot be enforced on this kernel", hint="pyfaas doctor says what is missing")
+
+    def _shut_doors(self, vm: str) -> None:
+        if self._egress is not None:
+            self._egress.close(vm)
 
     async def fork(self, vm: str, *, is_hurried: bool = False) -> Container:
         """Fork another blank into a VM; hurried when a call waits for it."""
@@ -146,7 +168,10 @@ class SandboxWorkers:
         """End a VM and all in it."""
         found = self._vms.pop(vm, None)
         if found is not None:
-            await found.destroy()
+            try:
+                await found.destroy()
+            finally:
+                self._shut_doors(vm)
 
     async def replace(self, vm: str, container: str) -> Container:
         """Put a blank in a container's place."""
@@ -188,6 +213,11 @@ class SandboxWorkers:
         except TimeoutError:
             raise PyfaasError(Code.NO_CAPACITY, "the launcher is not there", retry_after=1.0) from None
         return self._launcher
+
+
+def _doors(plan: NetworkPlan) -> Doors:
+    """Return a plan's doors as the sandbox makes them."""
+    return Doors(listen=tuple((door.address, door.port) for door in plan.doors), routes=plan.ranges)
 
 
 def _read(descriptor: int) -> bytes:

@@ -67,11 +67,10 @@ class Rules:
             if entries:
                 ranges = tuple(one for entry in entries for one in entry.ranges)
                 return Destination(host=name, port=port, is_literal=False, private=self._granted(ranges))
-        host = name or address
-        if name is None and self._is_listed(IPv4Address(address), port):
+        if self._is_listed(IPv4Address(address), port):
             literal = (IPv4Network(address),)
             return Destination(host=address, port=port, is_literal=True, private=self._granted(literal))
-        raise Refused(unlisted(host, port))
+        raise Refused(unlisted(name or address, port))
 
     def _is_listed(self, address: IPv4Address, port: int) -> bool:
         if address in _SYNTHETIC:

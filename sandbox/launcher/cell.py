@@ -1,4 +1,4 @@
-"""The cell: how a server that parses what strangers send loses what it does not need, before it reads a byte.
+"""The cell: how a process that parses what strangers send loses what it does not need, before it reads a byte.
 
 It never keeps uid 0: without any capability, but with uid 0, a process still read /etc/shadow, changed the modes of
 root's files and left a set-uid program in its data directory. So, in this order: a private mount namespace in which
@@ -28,6 +28,8 @@ _SYSTEM = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/proc", "/run/systemd/resolve"),
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
 )
+# What names are resolved with, by a process without data; all of /etc, since its files are replaced and not written.
+RESOLVING = ("/usr", "/lib", "/lib32", "/lib64", "/etc", "/run/systemd/resolve", "/dev/null", "/dev/urandom")
 _READ = kernel.LANDLOCK_READ_FILE | kernel.LANDLOCK_READ_DIRECTORY
 
 
@@ -35,17 +37,20 @@ _READ = kernel.LANDLOCK_READ_FILE | kernel.LANDLOCK_READ_DIRECTORY
 class Cell:
     """What a server needs: `data` is writable, `needed` are paths to be read (interpreter, project, site-packages).
 
-    Paths are absolute. `without` names layers that were given up: landlock, mount_namespace.
+    Paths are absolute. `data` is empty for a process that writes nothing, `hidden` are directories that it finds empty, `system` is what it
+    reads of the system. `without` names layers that were given up: landlock, mount_namespace.
     """
 
     data: str
     uid: int  # 0 keeps the uid of an ordinary user
     needed: tuple[str, ...]
     without: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    system: tuple[str, ...] = _SYSTEM
 
 
 def enter(cell: Cell) -> None:
-    """Confine the calling process, which is then in the data directory; raises SetupError naming the step."""
+    """Confine the calling process, which is then in the data directory, or in / without one; raises SetupError naming the step."""
     step = "mounts"
     try:
         if "mount_namespace" not in cell.without:
@@ -62,7 +67,7 @@ def enter(cell: Cell) -> None:
             os.setresgid(cell.uid, cell.uid, cell.uid)
             os.setresuid(cell.uid, cell.uid, cell.uid)
         kernel.drop_capabilities()
-        os.chdir(cell.data)  # the only place where SQLite and tempfile can write, and they look here
+        os.chdir(cell.data or "/")  # the only place where SQLite and tempfile can write, and they look here
         step = "seal"
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o077)
@@ -119,23 +124,36 @@ def _own_user_namespace() -> None:
 
 def _mounts(cell: Cell) -> None:
     kernel.own_mounts()
-    data = kernel.open_tree(kernel.AT_FDCWD, cell.data)
-    inside = [path for path in outermost(cell.needed) if path.startswith(cell.data + "/")]
+    kept = cell.data or next(iter(cell.hidden), "")
+    data = kernel.open_tree(kernel.AT_FDCWD, cell.data) if cell.data else -1
+    inside = [path for path in outermost(cell.needed) if kept and path.startswith(kept + "/")]
     hidden = [path for path in outermost(cell.needed) if closed_parent(path) and path not in inside]
     trees = [(path, kernel.open_tree(kernel.AT_FDCWD, path, recursive=True)) for path in (*hidden, *inside)]
     for top in sorted({closed_parent(path) for path in (*hidden, cell.data)} - {""}):
         kernel.mount("tmpfs", top, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=256k,mode=755")
     for path, tree in trees[: len(hidden)]:
         _attach(path, tree)
-    os.makedirs(cell.data, 0o755, exist_ok=True)
+    if cell.data:
+        os.makedirs(cell.data, 0o755, exist_ok=True)
+    for path in [path for path in cell.hidden if os.path.isdir(path)]:
+        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=256k,mode=755")
+        _make_ways(path, inside)
     kernel.mount_setattr(kernel.AT_FDCWD, "/", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID, recursive=True)
-    kernel.mount_setattr(data, "", kernel.ATTR_NOSUID | kernel.ATTR_NODEV | kernel.ATTR_NOEXEC)
-    kernel.move_mount(data, cell.data)
-    os.close(data)
+    if cell.data:
+        kernel.mount_setattr(data, "", kernel.ATTR_NOSUID | kernel.ATTR_NODEV | kernel.ATTR_NOEXEC)
+        kernel.move_mount(data, cell.data)
+        os.close(data)
     for path, tree in trees[len(hidden) :]:  # a virtual environment in the data directory: readable and executable again
         kernel.mount_setattr(tree, "", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID, recursive=True)
         kernel.move_mount(tree, path)
         os.close(tree)
+
+
+def _make_ways(hidden: str, inside: Sequence[str]) -> None:
+    """Make the places under a hidden directory where something is read all the same: an interpreter in the data directory."""
+    for path in inside:
+        if path.startswith(hidden + "/"):
+            os.makedirs(path, 0o755, exist_ok=True)
 
 
 def _attach(path: str, tree: int) -> None:
@@ -180,9 +198,10 @@ def _refuse_closed(cell: Cell) -> None:
 def _restrict(cell: Cell) -> None:
     abi = kernel.landlock_abi()
     ruleset = kernel.landlock_create(abi)
-    for path in outermost([p for p in (*_SYSTEM, *cell.needed) if os.path.exists(p)]):
+    for path in outermost([p for p in (*cell.system, *cell.needed) if os.path.exists(p)]):
         kernel.landlock_allow(ruleset, path, _READ)
     kernel.landlock_allow(ruleset, "/dev/null", kernel.LANDLOCK_READ_FILE | kernel.LANDLOCK_WRITE_FILE)
-    kernel.landlock_allow(ruleset, cell.data, kernel.landlock_write(abi))
+    if cell.data:
+        kernel.landlock_allow(ruleset, cell.data, kernel.landlock_write(abi))
     kernel.landlock_restrict(ruleset)
     os.close(ruleset)

@@ -209,7 +209,7 @@ def test_a_plan() -> None:
     assert dict(made.names) == {"a.com": "198.18.0.1", "b.com": "198.18.0.2", "d.com": "198.18.0.3"}
     wanted = {("198.18.0.1", 443), ("198.18.0.2", 443), ("198.18.0.1", 5432), ("0.0.0.0", 8443), ("10.1.2.3", 6379), ("0.0.0.0", 6380), ("127.0.0.1", 80)}
     assert set(made.doors) == {Door(address=address, port=port) for address, port in wanted}
-    assert made.ranges == ("10.1.2.3/32", "10.2.0.0/16")
+    assert made.ranges == ("10.1.2.3/32", "10.2.0.0/16", "198.18.0.0/15")
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
