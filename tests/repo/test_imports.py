@@ -18,6 +18,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.sharing", ("pyfaas.model",)),
     ("pyfaas.network", ("pyfaas.errors",)),
     ("pyfaas.egress", ("pyfaas.network",)),
+    ("pyfaas.adapters.egress", ("pyfaas.egress.words", "pyfaas.network")),
     ("pyfaas.bundle", ()),
     ("pyfaas.tagged", ()),
     ("pyfaas.config", ("pyfaas.errors",)),
@@ -60,7 +61,10 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pyfaas.premises", ("pyfaas.config",)),
     (
         "pyfaas.starting",
-        ("pyfaas.premises", "pyfaas.adapters.credentials", "pyfaas.adapters.indexes", "pyfaas.adapters.places", "pyfaas.children", "pyfaas.config", "pyfaas.handover", "sandbox"),
+        (
+            *("pyfaas.premises", "pyfaas.adapters.credentials", "pyfaas.adapters.indexes", "pyfaas.adapters.places", "pyfaas.children"),
+            *("pyfaas.config", "pyfaas.egress.options", "pyfaas.handover", "pyfaas.network", "sandbox"),
+        ),
     ),
     (
         "pyfaas.keeper",
