@@ -23,6 +23,7 @@ MAX_BYTES = 16 << 10  # of terms, or of an alias's parameters, as JSON
 MAX_DEPTH = 32
 MAX_KEY = 128  # characters of a parameter's name
 _MAX_VERSION = 10**9
+_INTEGER = 1 << 63
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -251,6 +252,8 @@ def check_json(value: Any, key: str, depth: int = MAX_DEPTH) -> None:
         raise _wrong(f"{key}: half a surrogate pair", key=key)
     if isinstance(value, float) and not math.isfinite(value):
         raise _wrong(f"{key}: a number that JSON has not", key=key)
+    if isinstance(value, int) and not -_INTEGER <= value < _INTEGER:
+        raise _wrong(f"{key}: a whole number of more than 64 bits", "send it as text", key=key)
     if isinstance(value, Mapping):
         for name, each in value.items():
             check_json(name, key, depth)

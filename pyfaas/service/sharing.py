@@ -281,8 +281,15 @@ class Sharing:
             await self._tell(AuditKind.REMOVED, alias)
 
     async def _over(self, what: Iterable[Grant | AccountAlias], *, is_stopping: bool) -> None:
+        """End the runs of what has ended, all of it whatever goes wrong with some; raises the first failure."""
+        failures: list[PyfaasError] = []
         for each in what:
-            await self._revoked(each, is_stopping)
+            try:
+                await self._revoked(each, is_stopping)
+            except PyfaasError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def _tell(self, kind: AuditKind, alias: AccountAlias) -> None:
         """Tell both sides of an alias: its holder by its name, the owner, when that is another, by what it lent."""
