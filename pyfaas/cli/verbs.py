@@ -31,7 +31,7 @@ VERBS = {
     "service": ("pyfaas.cli.service", "print a systemd unit that runs the server"),
     "openapi": ("pyfaas.cli.operate", "print the server's OpenAPI document"),
     "limits": ("pyfaas.cli.operate", "show every limit"),
-    "demo": ("pyfaas.cli.demo", "start a server, deploy the examples, call them, stop"),
+    "demo": ("pyfaas.cli.demo.main", "start a server, deploy the examples, call them, stop"),
     "completion": ("pyfaas.cli.completion", "print a completion script for bash, zsh or fish"),
 }
 

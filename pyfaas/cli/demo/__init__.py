@@ -1,0 +1,1 @@
+"""`pyfaas demo`: the main job, run on real input from nothing to nothing."""
