@@ -26,20 +26,6 @@ _MAX_COMPILED = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One request below an API version: `path` in its encoded form without the first slash, `query` decoded and in order."""
-
-    owner: str
-    api: str
-    version: str
-    method: str
-    path: str
-    query: Sequence[tuple[str, str]] = ()
-    body: bytes = b""
-    is_json: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """What is run: `name` is SUBSCRIPTION/OPERATION; `headers` are for the answer, whatever becomes of the call."""
 
@@ -50,13 +36,15 @@ class Prepared:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class MethodNotAllowed(PyfaasError):
-    """A path that an API version has, with another method; `allowed` are those it has."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a request says beside whose it is: `path` in its encoded form without the first slash, `query` decoded and in order."""
 
-    def __init__(self, method: str, allowed: Sequence[str]) -> None:
-        """Say which methods there are."""
-        self.allowed = tuple(allowed)
-        super().__init__(Code.METHOD_NOT_ALLOWED, f"{method} is not possible here; {', '.join(allowed)} are")
+    method: str
+    path: str
+    query: Sequence[tuple[str, str]]
+    body: bytes
+    is_json: bool
 
 
 class Operations:
@@ -67,21 +55,25 @@ class Operations:
         self._shares, self._apis, self._catalogue = shares, apis, apis.catalogue
         self._compiled: dict[tuple[str, str], Input] = {}  # (an API version's digest, an operation's name)
 
-    def prepare(self, caller: Caller, asked: Asked) -> Prepared:
-        """Return what a request runs.
+    def prepare(
+        self, caller: Caller, api_path: tuple[str, str, str], method: str, path: str, *, query: Sequence[tuple[str, str]], body: bytes, is_json: bool
+    ) -> Prepared:
+        """Return what a request below an API's version runs.
 
-        Raises not_allowed, not_found, gone, MethodNotAllowed, invalid_event or payload_too_large.
+        `api_path` is its owner (name or id), name and version; `path` the rest in its encoded form, without the first slash; `query` is
+        decoded and in order. Raises not_allowed; not_found; gone; method_not_allowed, with evidence `allowed`; invalid_event; payload_too_large.
         """
         require(caller, Scope.INVOKE)
-        api = self._catalogue.seen(caller.account.id, asked.owner, asked.api, asked.version)
+        owner, name, version = api_path
+        api = self._catalogue.seen(caller.account.id, owner, name, version)
         try:
-            subscription = self._subscription(caller, api)
-            return self._prepared(api, subscription, asked)
+            asked = _Asked(method=method, path=path, query=query, body=body, is_json=is_json)
+            return self._prepared(api, version, self._subscription(caller, api), asked)
         except PyfaasError as error:
             self._refused(caller, api, error)
             raise
 
-    def prepare_named(self, caller: Caller, name: str, body: bytes, *, is_json: bool = True) -> bytes:
+    def checked(self, caller: Caller, name: str, body: bytes, *, is_json: bool = True) -> bytes:
         """Check a call of SUBSCRIPTION/OPERATION by name, and return its event; who may call it is for whoever runs it to say.
 
         Raises invalid_event or payload_too_large.
@@ -114,14 +106,15 @@ class Operations:
             raise PyfaasError(Code.GONE, f"the subscription of the API {path} has ended", hint=hint)
         return found
 
-    def _prepared(self, api: Api, subscription: Subscription, asked: Asked) -> Prepared:
-        version = self._catalogue.versions(api)[asked.version]
+    def _prepared(self, api: Api, named: str, subscription: Subscription, asked: _Asked) -> Prepared:
+        version = self._catalogue.versions(api)[named]
         if version.state is ApiState.RETIRED:
             raise retired(self._catalogue.path(api), version.version)
         found = match(version.operations, asked.method, asked.path)
         if found.operation is None:
             if found.allowed:
-                raise MethodNotAllowed(asked.method, found.allowed)
+                possible = ", ".join(found.allowed)
+                raise PyfaasError(Code.METHOD_NOT_ALLOWED, f"{asked.method} is not possible here; {possible} are", evidence={"allowed": possible})
             raise not_found("operation at", "/" + asked.path[:200])
         body = self._event(version, found.operation, found.parameters or {}, asked)
         return Prepared(
@@ -132,7 +125,7 @@ class Operations:
             headers=warnings(version),
         )
 
-    def _event(self, version: ApiVersion, operation: Operation, bound: Any, asked: Asked) -> bytes:
+    def _event(self, version: ApiVersion, operation: Operation, bound: Any, asked: _Asked) -> bytes:
         """Return the event's text: the body as it came where nothing joins it."""
         if not bound and not asked.query:
             return self._checked(version, operation, asked.body, is_json=asked.is_json)

@@ -68,13 +68,13 @@ class Subscriptions:
         mine = [s for (account, _), s in self._shares.subscription_names.items() if account == caller.account.id]
         return [self.view(s) for s in sorted(mine, key=lambda s: s.name)]
 
-    async def remove(self, caller: Caller, name: str) -> None:
-        """End a subscription of one's own; what runs through it is stopped."""
+    async def remove(self, caller: Caller, name: str, *, stop: bool = True) -> None:
+        """End a subscription of one's own, `stop` also what runs through it; raises not_found."""
         require(caller, Scope.DEPLOY)
         async with self._apis.changing:
             over = await self._end(self._own(caller.account.id, name))
             await self._apis.audit.tell(self._lines(AuditKind.REMOVED, self._shares.apis[over.api], over))
-        await self._apis.ended([over], stop=True)
+        await self._apis.ended([over], stop=stop)
 
     # ---- the owner
 

@@ -19,6 +19,8 @@ MAX_VERSION, MAX_TIME, MAX_CURSOR = 10**9, 10**12, 10**15 - 1
 BUDGET_FORM = "[0-9]{1,3}(\\.[0-9]{1,6})?"  # a percent, with its fraction
 ID_FORM, NAME_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[A-Za-z0-9_-]{1,64}"
 TOKEN_FORM = "[0-9]{11}\\.[0-9]{6}-" + ID_FORM  # a token's place in its list
+API_FORM = NAME_FORM + "/" + NAME_FORM  # an API's place in the directory
+FURTHER = "pyfaas.further"  # where a handler leaves headers that every answer of its request has, an error too
 USAGE_FORM = "[0-9]{4}-[0-9]{2}-[0-9]{2}( [A-Za-z0-9_-]{1,64}){4} [0-9]{6}"  # a row's place among usage
 _ID = re.compile(ID_FORM)
 _TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -84,6 +86,23 @@ def query_flag(request: web.Request, key: str) -> bool:
     if text not in _FLAGS:
         raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be true or false")
     return _FLAGS[text]
+
+
+def is_stopping(request: web.Request) -> bool:
+    """Tell whether running runs are to stop, which is so unless they may finish; raises invalid_request."""
+    running = request.query.get("running", "stop")
+    if running not in ("stop", "finish"):
+        raise PyfaasError(Code.INVALID_REQUEST, "running must be stop or finish", hint="stop ends what runs; finish lets it end by itself")
+    return running == "stop"
+
+
+def time(value: Any, key: str) -> float | None:
+    """Return a time of a body, None for none; raises invalid_request."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_TIME:
+        raise PyfaasError(Code.INVALID_REQUEST, f"{key} must be seconds since the epoch")
+    return float(value)
 
 
 def check_query(request: web.Request, known: Collection[str]) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ class Batch:
     def __init__(self, service: Service, template: Request, at_once: int) -> None:
         """Begin without items."""
         self._service, self._template, self._at_once = service, template, at_once
+        self.checked: Callable[[bytes], bytes] = lambda line: line  # returns the event of a line, or raises what refuses it
         self._limit = service.config.sync_payload
         self._running: dict[int, Running | None] = {}  # by place; None until it is accepted
         self._sizes: dict[int, int] = {}  # bytes of the events of these
@@ -132,6 +133,7 @@ class Batch:
         request = replace(self._template, body=line)
         while not self._is_left:
             try:
+                request.body = self.checked(line)
                 running = self._service.submit(request, _Item(self, place))
             except PyfaasError as error:
                 if error.code is Code.NOT_READY:

@@ -27,6 +27,7 @@ _TAGS = {
     "invocations": "Asynchronous work",
     "accounts": "Accounts and tokens",
     "sharing": "Lending across accounts",
+    "apis": "APIs made of functions, and who has them",
     "server": "The server itself",
 }
 _INTRODUCTION = (

@@ -14,8 +14,10 @@ from pyfaas.web.described import DONE as _GONE
 from pyfaas.web.described import JSON, Answer, Operation
 from pyfaas.web.described import json_answer as _json
 from pyfaas.web.described import page_query as _page
+from pyfaas.web.operations_apis import APIS
 from pyfaas.web.operations_sharing import SHARING
 from pyfaas.web.routes_secrets import KEY_FORM
+from pyfaas.web.schemas_apis import API_NAME, API_VERSION
 from pyfaas.web.shapes import ANY, CODE_ID_PATTERN, ID, NAME, NAME_PATTERN, VERSION, Schema, one_of, ref, text, whole
 
 NDJSON, BYTES, PROBLEM = "application/x-ndjson", "application/octet-stream", "application/problem+json"
@@ -352,6 +354,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         is_token_optional=True,
     ),
     **SHARING,
+    **APIS,
 }
 SAYS: dict[int, str] = {status: code.value for code, status in reversed(STATUS.items())} | {
     500: "the function's code raised, or `internal`",
@@ -367,6 +370,11 @@ PATH_PARAMETERS: dict[str, Schema] = {
     "id": ID,
     "account": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
     "grantee": text(pattern="^([A-Za-z0-9_-]{1,64}|\\*)$", description="an account's name or id; `*` or `public`: everybody", examples=["ada"]),
+    "api": API_NAME,
+    "owner": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
+    "version": API_VERSION,
+    "operation": text(pattern=NAME_PATTERN, description="of the API that is subscribed to", examples=["summarise"]),
+    "path": text(description="an operation's path, its parameters filled in", examples=["summaries/7"]),
     "target": text(pattern="^[A-Za-z0-9_-]{1,64}(:[A-Za-z0-9_-]{1,64})?$", description="NAME, or NAME:QUALIFIER", examples=["greet"]),
     "rest": text(description="whatever the function makes of it; may have slashes, and be empty"),
 }

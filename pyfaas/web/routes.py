@@ -16,6 +16,7 @@ from pyfaas.model import Caller, Scope
 from pyfaas.service.service import Service
 from pyfaas.web import metrics, routes_backup
 from pyfaas.web import routes_accounts as accounts
+from pyfaas.web import routes_apis as apis
 from pyfaas.web import routes_calls as calls
 from pyfaas.web import routes_functions as functions
 from pyfaas.web import routes_secrets as secrets
@@ -38,8 +39,8 @@ class Route:
 
     @property
     def is_url(self) -> bool:
-        """Whether the path is a function's own, and not of our grammar."""
-        return self.path.startswith("/f/")
+        """Whether the path and its query are a function's or an API's own, and not of our grammar."""
+        return self.path.startswith("/f/") or self.path.endswith("/{path:.*}")
 
 
 ROUTES = (
@@ -95,5 +96,23 @@ ROUTES = (
     Route("GET", "/v1/limits", server.limits, Scope.INVOKE),
     Route("GET", "/v1/fleets", server.fleets, Scope.READ),
     Route("GET", "/v1/backup", routes_backup.backup, Scope.ADMIN),
+    Route("POST", "/v1/functions/{name}/{operation}/invoke", calls.invoke_operation, Scope.INVOKE),
+    Route("POST", "/v1/functions/{name}/{operation}/map", calls.map_operation, Scope.INVOKE, limit=None),
+    Route("GET", "/v1/apis", apis.list_apis, Scope.READ),
+    Route("GET", "/v1/apis/{api}", apis.own_api, Scope.READ),
+    Route("PUT", "/v1/apis/{api}", apis.publish_api, Scope.DEPLOY),
+    Route("DELETE", "/v1/apis/{api}", apis.remove_api, Scope.DEPLOY),
+    Route("POST", "/v1/apis/{api}/versions/{version}/deprecate", apis.deprecate_api, Scope.DEPLOY),
+    Route("POST", "/v1/apis/{api}/versions/{version}/retire", apis.retire_api, Scope.DEPLOY),
+    Route("GET", "/v1/apis/{api}/approvals", apis.list_approvals, Scope.READ),
+    Route("POST", "/v1/apis/{api}/approvals/{account}", apis.approve, Scope.DEPLOY),
+    Route("DELETE", "/v1/apis/{api}/approvals/{account}", apis.end_approval, Scope.DEPLOY),
+    Route("GET", "/v1/subscriptions", apis.list_subscriptions, Scope.READ),
+    Route("GET", "/v1/subscriptions/{name}", apis.subscription, Scope.READ),
+    Route("PUT", "/v1/subscriptions/{name}", apis.subscribe, Scope.DEPLOY),
+    Route("DELETE", "/v1/subscriptions/{name}", apis.unsubscribe, Scope.DEPLOY),
+    Route("GET", "/v1/apis/{owner}/{api}", apis.describe_api, Scope.READ),
+    Route("GET", "/v1/apis/{owner}/{api}/{version}/openapi.json", apis.api_document, Scope.INVOKE),
+    Route("*", "/v1/apis/{owner}/{api}/{version}/{path:.*}", apis.call_api, Scope.INVOKE),
     Route("*", "/f/{account}/{target}/{rest:.*}", calls.function_url, None),
 )

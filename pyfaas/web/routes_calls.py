@@ -8,9 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
+from pyfaas.calls import Request
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
-from pyfaas.names import split_target
+from pyfaas.names import check_name, split_target
 from pyfaas.service.service import Service
 from pyfaas.web import asked, batch, event, streams
 from pyfaas.web.routes_versions import MAX_WAIT_S
@@ -21,13 +22,29 @@ AT_ONCE = 20  # items of a map at once, as many runs as a function has at once u
 
 async def invoke(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Run a function now, or keep the call for later when the client prefers."""
-    name, qualifier, headers = asked.name(request), request.query.get("qualifier"), request.headers
-    is_async = event.prefers_async(headers)
-    limit, key = (service.config.async_payload, "async_payload") if is_async else (service.config.sync_payload, "sync_payload")
-    body = await event.read_body(request, limit, key)
-    call = event.call_request(asked.known(caller), name, qualifier, headers, body, wants_stream=not is_async)
-    if not is_async:
+    name, qualifier, body = asked.name(request), request.query.get("qualifier"), await read_event(service, request)
+    call = event.call_request(asked.known(caller), name, qualifier, request.headers, body, wants_stream=True)
+    return await answer(service, request, call)
+
+
+async def invoke_operation(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Call an operation by its name, through a subscription."""
+    me, name, body = asked.known(caller), _operation(request), await read_event(service, request)
+    body = service.operations.checked(me, name, body, is_json=event.is_json(request.headers.get("Content-Type")))
+    return await answer(service, request, event.call_request(me, name, None, request.headers, body, wants_stream=True))
+
+
+async def read_event(service: Service, request: web.Request) -> bytes:
+    """Read a call's body, which may be longer when the answer is waited for."""
+    limit, key = (service.config.async_payload, "async_payload") if event.prefers_async(request.headers) else (service.config.sync_payload, "sync_payload")
+    return await event.read_body(request, limit, key)
+
+
+async def answer(service: Service, request: web.Request, call: Request) -> web.StreamResponse:
+    """Run a call now, or keep it for later when the client prefers."""
+    if not event.prefers_async(request.headers):
         return await streams.answer(service, request, call)
+    call.wants_stream = False
     return _queued(await service.enqueue(call), {"Preference-Applied": "respond-async"})
 
 
@@ -38,9 +55,28 @@ async def map_(service: Service, request: web.Request, caller: Caller | None) ->
     call = event.call_request(asked.known(caller), name, request.query.get("qualifier"), headers, b"", wants_stream=False)
     requested, executed = service.pin(call)
     call.qualifier, call.stale, call.cancel_on_disconnect = str(executed), None, True
+    return await _mapped(request, batch.Batch(service, call, at_once), requested, executed)
+
+
+async def map_operation(service: Service, request: web.Request, caller: Caller | None) -> Any:
+    """Call an operation once for each line."""
+    me, name = asked.known(caller), _operation(request)
+    at_once = min(asked.query_number(request, "concurrency", AT_ONCE, 1, 1000), service.config.account_concurrency)
+    call = event.call_request(me, name, None, request.headers, b"", wants_stream=False)
+    requested, executed = service.pin(call)
+    call.stale, call.cancel_on_disconnect = None, True
+    items = batch.Batch(service, call, at_once)
+    items.checked = lambda line: service.operations.checked(me, name, line)
+    return await _mapped(request, items, requested, executed)
+
+
+def _operation(request: web.Request) -> str:
+    return f"{asked.name(request, 'subscription')}/{check_name(request.match_info['operation'], 'operation')}"
+
+
+async def _mapped(request: web.Request, items: batch.Batch, requested: int, executed: int) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     response.headers.update({"Pyfaas-Requested-Version": str(requested), "Pyfaas-Executed-Version": str(executed)})
-    items = batch.Batch(service, call, at_once)
     with streams.noticed(request, items):
         try:
             await response.prepare(request)
@@ -149,7 +185,10 @@ async def cancel_job(service: Service, request: web.Request, caller: Caller | No
 async def replay_job(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Run an asynchronous invocation again, with its event or another."""
     body = await event.read_body(request, service.config.async_payload, "async_payload")
-    return _queued(await service.replay_job(asked.known(caller), asked.identifier(request, "invocation"), body or None), {})
+    me, job_id = asked.known(caller), asked.identifier(request, "invocation")
+    if body:
+        body = service.operations.checked(me, str((await service.job(me, job_id))["function"]), body)
+    return _queued(await service.replay_job(me, job_id, body or None), {})
 
 
 def _queued(shown: dict[str, Any], headers: dict[str, str]) -> web.Response:

@@ -10,6 +10,7 @@ from typing import Any
 from pyfaas.errors import Code, Fault
 from pyfaas.model import CanaryState, EventKind, JobState, Outcome, Scope, Shape, VersionState
 from pyfaas.web.asked import MAX_TIME
+from pyfaas.web.schemas_apis import APIS
 from pyfaas.web.schemas_sharing import EXAMPLES, SHARING
 from pyfaas.web.shapes import (
     ANY,
@@ -401,5 +402,5 @@ _EXAMPLES: dict[str, list[Any]] = {
     "Limits": [{"sync_payload": {"value": 6291456, "unit": "bytes", "key": "sync_payload"}}],
     **EXAMPLES,
 }
-_SHAPES = {**_SECRETS, **_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES, **SHARING}
+_SHAPES = {**_SECRETS, **_CALLS, **_FUNCTIONS, **_ACCOUNTS, **_SERVER, **_FAILURES, **SHARING, **APIS}
 SCHEMAS: dict[str, Schema] = {name: schema | ({"examples": _EXAMPLES[name]} if name in _EXAMPLES else {}) for name, schema in _SHAPES.items()}

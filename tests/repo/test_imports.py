@@ -42,7 +42,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "pyfaas.web",
         (
-            *("pyfaas.calls", "pyfaas.config", "pyfaas.contract", "pyfaas.decisions.access", "pyfaas.errors"),
+            *("pyfaas.apifile", "pyfaas.calls", "pyfaas.config", "pyfaas.contract", "pyfaas.decisions.access", "pyfaas.errors"),
             *("pyfaas.model", "pyfaas.names", "pyfaas.service.service", "pyfaas.sharing"),
         ),
     ),
