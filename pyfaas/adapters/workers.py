@@ -134,7 +134,8 @@ class SandboxWorkers:
         """Make a VM with one blank; raises no_capacity when no launcher comes back in time, not_allowed where the kernel has no doors."""
         profile = Network.NONE if network is None else self._profile(network)
         doors = _doors(network) if network is not None and profile is Network.DOORS else None
-        spec = VmSpec(network=profile, doors=doors, limits=limits or Limits(), files_bytes=self._files_bytes)
+        is_build = network is not None and network.is_trusted
+        spec = VmSpec(network=profile, doors=doors, limits=limits or Limits(), files_bytes=self._files_bytes, is_build=is_build)
         vm = await (await self._live()).create_vm(spec)
         self._vms[vm.id] = vm
         if network is not None and vm.doors and self._egress is not None:
