@@ -18,7 +18,8 @@ from typing import Any
 
 from pyfaas.config import Config
 from pyfaas.errors import PyfaasError
-from pyfaas.model import EventKind, Version
+from pyfaas.model import Account, EventKind, Version
+from pyfaas.network import plan
 from pyfaas.ports import Bundles, Clock, Container, Mounted, Workers
 from pyfaas.service.dialogue import BuildVm, Dialogue, Order, lost
 from pyfaas.service.environments import LIMITS, OUT, Environments
@@ -50,7 +51,11 @@ class Preparing:
         self._config, self._workers, self._bundles, self._environments = config, workers, bundles, environments
         self._journal, self._clock, self._happenings = journal, clock, happenings
 
-    async def prepare(self, version: Version, function: str, account: str) -> tuple[Version, Mapping[str, Any]]:
+    def is_live(self, layer: str) -> bool:
+        """Tell whether a layer of the isolation is live on this machine."""
+        return any(found.name == layer and found.live for found in self._workers.layers())
+
+    async def prepare(self, version: Version, function: str, account: Account) -> tuple[Version, Mapping[str, Any]]:
         """Do all steps; returns the version with its environment, and what the import found.
 
         Raises PreparationFailed, or what a port raises.
@@ -71,9 +76,11 @@ class Preparing:
             raise lost("its code could not be fetched", error) from None
 
     async def _compile_and_probe(
-        self, version: Version, bundle: str, function: str, account: str, told: Callable[[str, int, int], None]
+        self, version: Version, bundle: str, function: str, account: Account, told: Callable[[str, int, int], None]
     ) -> Mapping[str, Any]:
-        async with BuildVm(self._workers, LIMITS, bill=self._environments.bill(version)) as vm:
+        entries = version.revision.network if account.network else ()
+        network = plan(entries) if entries else None  # an import may want what the version lists
+        async with BuildVm(self._workers, LIMITS, network=network, bill=self._environments.bill(version)) as vm:
             mounts = [Mounted(slot="bundle", store="bundles", name=bundle), await vm.stage()]
             await vm.give(vm.first, LIMITS, mounts)
             limits = {"bytes": self._config.bundle_unpacked}
@@ -83,7 +90,7 @@ class Preparing:
             told("probe", 0, 0)
             probe, memory = await vm.fork(), version.revision.memory_bytes
             await vm.give(probe, Limits(memory_bytes=memory, tmp_bytes=memory // 2), mounts_of(version))
-            load = load_order(version, function, account, self._config)
+            load = load_order(version, function, account.name, self._config)
             what = f" to be imported: the version's memory is {memory >> 20} MiB, its init_timeout {version.revision.init_timeout_ms} ms"
             order = Order(fields=load, timeout_s=version.revision.init_timeout_ms / 1000, what=what)
             return await self._ask(vm, probe, version, order)

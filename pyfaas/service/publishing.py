@@ -27,6 +27,7 @@ from pyfaas.config import Config
 from pyfaas.decisions import publish
 from pyfaas.decisions.access import require
 from pyfaas.decisions.canary import ordered
+from pyfaas.decisions.exits import permit
 from pyfaas.decisions.routing import LATEST
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.manifest import Bounds, code_id, parse
@@ -133,13 +134,14 @@ class Publisher:
 
         With a new version its `order` is kept, in the same transaction; whoever moves pointers takes it from there.
 
-        Raises invalid_request, unknown_key, payload_too_large, conflict (also while the function is being removed) or
+        Raises invalid_request, unknown_key, not_allowed (for its network), payload_too_large, conflict (also while the function is being removed) or
         storage_full; nothing is half-written.
         """
         require(caller, Scope.DEPLOY)
         check_name(name)
         settings = {key: value for key, value in config.items() if key != "pickled"}
         parsed = parse(settings, bounds=Bounds(env_bytes=self._config.env_bytes), pickled=config.get("pickled") is True)
+        self._permit(caller.account, parsed.revision.network)
         digest, size = await self._inspect(packed)
         identity = code_id(digest, parsed.revision)
         async with self._kept(caller, name, identity, digest, packed) as is_kept, self._lock:
@@ -184,6 +186,10 @@ class Publisher:
         current = entry.versions[plan.number]
         shown = {"function": name, "version": plan.number, "state": current.state.value, "changed": plan.changed}
         return (201 if plan.is_new else 200), shown
+
+    def _permit(self, account: Account, entries: tuple[str, ...]) -> None:
+        has_doors = self._preparing.is_live("doors")
+        permit(entries, may_use_network=account.network, private=self._config.egress_private, has_doors=has_doors)
 
     @contextlib.asynccontextmanager
     async def _kept(self, caller: Caller, name: str, identity: str, digest: str, packed: bytes) -> AsyncIterator[bool]:
@@ -296,7 +302,7 @@ class Publisher:
         raise AssertionError("the last attempt returns")  # pragma: no cover
 
     async def _steps(self, entry: Entry, version: Version, account: Account) -> Version:
-        version, found = await self._preparing.prepare(version, entry.function.name, account.name)
+        version, found = await self._preparing.prepare(version, entry.function.name, account)
         shape = found.get("shape")
         return replace(
             version,
