@@ -491,9 +491,9 @@ class AsyncClient(Lending):
         """Show VMs, containers and fleets."""
         return await self._get("/v1/fleets")
 
-    async def usage(self, *, since: float | None = None, until: float | None = None) -> list[dict[str, Any]]:
-        """List usage rows; times are seconds since the epoch."""
-        return await self._pages("/v1/usage", **{"from": since, "to": until})
+    async def usage(self, *, since: float | None = None, until: float | None = None, by: str | None = None) -> list[dict[str, Any]]:
+        """List usage rows, by day, or by function, alias, api or caller; times are seconds since the epoch."""
+        return await self._pages("/v1/usage", **{"from": since, "to": until, "by": by})
 
     async def limits(self) -> dict[str, Any]:
         """Show every limit as {name: {value, unit, key}}."""

@@ -32,6 +32,7 @@ from pyfaas.service.pointers import Pointers
 from pyfaas.service.publishing import Publisher
 from pyfaas.service.registry import Entry, Registry
 from pyfaas.service.rollouts import Rollouts
+from pyfaas.service.usage import report
 
 _SAME = 200  # what a publication of known content is answered
 
@@ -388,13 +389,12 @@ class Service:
         )
         return [(cursor, views.log_view(line)) for cursor, line in lines]
 
-    async def usage(self, caller: Caller, since: float, until: float) -> list[dict[str, Any]]:
-        """Sum usage by function and day; an admin sees every account's."""
+    async def usage(self, caller: Caller, since: float, until: float, by: str | None = None) -> list[dict[str, Any]]:
+        """Sum usage by day, or by one of `usage.BY`; an admin sees every account's."""
         require(caller, Scope.READ)
         await self._journal.flush()
         account = None if caller.may(Scope.ADMIN) else caller.account.id
-        rows = await self._store.usage(account, since, until)
-        return [views.usage_view(row, since, until) for row in rows]
+        return report(await self._store.usage(account, since, until), account, since, until, by)
 
     def fleets(self, caller: Caller) -> dict[str, Any]:
         """Show VMs and containers: an account's own, an admin all."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from pyfaas.decisions import canary as canaries
@@ -25,8 +24,6 @@ from pyfaas.model import (
     VersionState,
 )
 from pyfaas.service.registry import Entry
-
-_DAY_S = 86_400
 
 
 def function_view(entry: Entry, aliases: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,15 +186,6 @@ def _result(job: Job) -> Any:
 def log_view(line: LogLine) -> dict[str, Any]:
     """Show a line of a log."""
     return {"ts": line.at, "stream": line.stream, "line": line.line, "invocation": line.invocation, "version": line.version}
-
-
-def usage_view(row: Mapping[str, Any], since: float, until: float) -> dict[str, Any]:
-    """Show one sum of usage, of one day or the part of it that was asked for; a removed function keeps its name."""
-    shown = dict(row)
-    name = shown.pop("name")
-    begins = datetime.fromisoformat(shown["day"]).replace(tzinfo=UTC).timestamp()
-    times = {"from": max(since, begins), "to": min(until, begins + _DAY_S)}
-    return {**shown, "function": name or shown["function"], "alias": None, "api": None, **times}
 
 
 def page(items: list[dict[str, Any]], key: str, limit: int, after: str | None) -> dict[str, Any]:

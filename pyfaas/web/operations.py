@@ -330,8 +330,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("DELETE", "/v1/tokens/{id}"): Operation(tag="accounts", says="Revoke a token at once", answers={204: _GONE}, errors=(404, 507)),
     ("GET", "/v1/usage"): Operation(
         tag="server",
-        says="Sum what was used, by day, account and function",
+        says="Sum what was used: what one pays for, what one called, and what others ran of one's own",
         query={key: _TIME | {"description": f"{says}, seconds since the epoch"} for key, says in _TIMES.items()}
+        | {"by": one_of(("function", "alias", "api", "caller")) | {"description": "all days together, one row for each"}}
         | {**_page(USAGE_FORM), "limit": whole(1, 10_000) | {"default": 1000, "description": "rows of one page"}},
         answers={200: _json("a page", ref("UsagePage"))},
     ),

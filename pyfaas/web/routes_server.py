@@ -9,24 +9,29 @@ from typing import Any
 from aiohttp import web
 
 from pyfaas import __version__
+from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.service.service import Service
 from pyfaas.web import asked, page
 from pyfaas.web.openapi import DOCUMENT
 
 _DAY_S = 86_400
-_USAGE_KEY = ("day", "account", "owner", "function", "kind")  # what rows are sorted by
+_USAGE_KEY = ("day", "account", "caller", "owner", "function", "alias", "api", "operation", "kind")  # what rows are sorted by
+_USAGE_BY = ("function", "alias", "api", "caller")
 
 
 async def usage(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Sum what was used from one time to another."""
     since, until = asked.query_time(request, "from", 0.0), asked.query_time(request, "to", time.time() + _DAY_S)
     wanted = asked.page(request, asked.USAGE_FORM, default=1000, most=10_000)
-    shown = await service.usage(asked.known(caller), since, until)
+    by = request.query.get("by")
+    if by is not None and by not in _USAGE_BY:
+        raise PyfaasError(Code.INVALID_REQUEST, f"by must be one of {', '.join(_USAGE_BY)}")
+    shown = await service.usage(asked.known(caller), since, until, by)
     seen: Counter[str] = Counter()
     marks: dict[int, str] = {}
     for row in shown:
-        key = " ".join(str(row[name]) for name in _USAGE_KEY)
+        key = " ".join(str(row.get(name) or "-") for name in _USAGE_KEY)
         marks[id(row)] = f"{key} {seen[key]:06}"  # a name can have been that of several functions in a day
         seen[key] += 1
     return asked.paged(wanted, shown, lambda row: marks[id(row)])

@@ -84,6 +84,8 @@ def test_help_says_what_a_verb_does(path: str) -> None:
     assert re.fullmatch(r"[A-Z].*[^.]\.", command.help.strip(), re.DOTALL), command.help
     for param in command.params:
         assert param.help, param.name
+        if param.param_type_name == "option":
+            assert all(name == name.lower() for name in param.opts), "some typers take a metavar that is the name for the flag"
         if param.param_type_name == "argument":
             assert param.metavar, param.name
             assert command.epilog, "a verb with an argument has an example"
@@ -167,7 +169,7 @@ def test_a_verb_without_a_request_says_so(cli: Cli, path: str) -> None:
         ("serve -s port=x", "port must be an int, not 'x'"),
         ("serve --port x", "not a whole number"),
         ("jobs ls --state ded", "dead"),
-        ("usage --by fuction", "function, alias or api"),
+        ("usage --by fuction", "function, alias, api or caller"),
         ("invoke echo --stale no", "allow or forbid"),
         ("completion bsh", "bash, zsh and fish"),
         ("deploy x.py --canary 10%", "a release alias"),
