@@ -93,12 +93,12 @@ def remove_account(
 def create_token(
     ctx: typer.Context,
     scope: Annotated[
-        list[str] | None, typer.Option(metavar="SCOPE", help="invoke, deploy or read; repeats", show_default=False)
+        list[str] | None, typer.Option("--scope", metavar="SCOPE", help="invoke, deploy or read; repeats", show_default=False)
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(metavar="TIME", help="it ends after, e.g. 12h", show_default=False)
+        str | None, typer.Option("--expires", metavar="TIME", help="it ends after, e.g. 12h", show_default=False)
     ] = None,
-    label: Annotated[str, typer.Option(metavar="WORD", help="a word to know it by", show_default=False)] = "",
+    label: Annotated[str, typer.Option("--label", metavar="WORD", help="a word to know it by", show_default=False)] = "",
     of: Annotated[
         str | None, typer.Option("--account", metavar="NAME", help="for another account (admin)", show_default=False)
     ] = None,
@@ -138,7 +138,7 @@ def rotate_admin(ctx: typer.Context) -> None:
 @app.command(epilog="Example: pyfaas login --url http://127.0.0.1:8787 < token")
 def login(
     ctx: typer.Context,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="the server", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help="the server", show_default=False)] = None,
     text: Annotated[
         str | None,
         typer.Option(
@@ -146,7 +146,7 @@ def login(
         ),
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="the profile to write", show_default=False)
+        str | None, typer.Option("--profile", metavar="NAME", help="the profile to write", show_default=False)
     ] = None,
 ) -> None:
     """Keep a server's URL and a token in a profile that only you can read, after trying them."""

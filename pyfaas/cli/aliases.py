@@ -32,7 +32,7 @@ def set_(  # noqa: PLR0913 - options of a command
     version: Annotated[int, typer.Argument(metavar="VERSION", help="the version it points at")],
     weight: Annotated[
         list[str] | None,
-        typer.Option(metavar="VERSION=PERCENT", help="how much of the runs one other version gets", show_default=False),
+        typer.Option("--weight", metavar="VERSION=PERCENT", help="how much of the runs one other version gets", show_default=False),
     ] = None,
     stale: policies.Stale = None,
     max_stale_time: policies.MaxStaleTime = None,

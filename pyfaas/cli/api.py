@@ -80,7 +80,7 @@ def deprecate(
     ctx: typer.Context,
     name: _API,
     version: _Version,
-    sunset: Annotated[str | None, typer.Option(metavar="TIME", help="callers are told that it ends after, e.g. 720h", show_default=False)] = None,
+    sunset: Annotated[str | None, typer.Option("--sunset", metavar="TIME", help="callers are told that it ends after, e.g. 720h", show_default=False)] = None,
 ) -> None:
     """Say that a version should not be used any more; it goes on answering."""
     until = round(time.time() + parse_duration(sunset, "--sunset") / 1000) if sunset else None
@@ -132,7 +132,7 @@ def describe(ctx: typer.Context, name: _Any) -> None:
 def openapi(
     ctx: typer.Context,
     name: _Any,
-    version: Annotated[str | None, typer.Option(metavar="VERSION", help="else the newest", show_default=False)] = None,
+    version: Annotated[str | None, typer.Option("--version", metavar="VERSION", help="else the newest", show_default=False)] = None,
 ) -> None:
     """Print an API's OpenAPI document, as JSON or with -o yaml as YAML."""
     shown = act(ctx, lambda client: client.api_openapi(name, version))

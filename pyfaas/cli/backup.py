@@ -59,7 +59,7 @@ def backup(
 def restore(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="the backup; - is stdin")],
-    data_dir: Annotated[str | None, typer.Option(metavar="DIR", help="a data directory that is missing or empty", show_default=False)] = None,
+    data_dir: Annotated[str | None, typer.Option("--data-dir", metavar="DIR", help="a data directory that is missing or empty", show_default=False)] = None,
 ) -> None:
     """Make a server's data directory out of a backup; then `pyfaas serve` goes on from there."""
     config, _ = load({"data_dir": data_dir})

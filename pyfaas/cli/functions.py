@@ -26,7 +26,7 @@ KINDS = ("function", "alias", "subscription")
 def ls(
     ctx: typer.Context,
     kind: Annotated[
-        str | None, typer.Option(metavar="function|alias|subscription", help="only these", show_default=False)
+        str | None, typer.Option("--kind", metavar="function|alias|subscription", help="only these", show_default=False)
     ] = None,
 ) -> None:
     """List what can be called by name: functions, account aliases and subscriptions."""

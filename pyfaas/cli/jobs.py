@@ -32,7 +32,7 @@ def ls(
     ctx: typer.Context,
     dead: Annotated[bool, typer.Option("--dead", help="only dead letters")] = False,  # noqa: FBT002
     state: Annotated[
-        str | None, typer.Option(metavar="STATE", help="only those in this state", show_default=False)
+        str | None, typer.Option("--state", metavar="STATE", help="only those in this state", show_default=False)
     ] = None,
 ) -> None:
     """List asynchronous invocations."""
@@ -54,7 +54,7 @@ def wait(
     ctx: typer.Context,
     job_id: _ID,
     timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="give up waiting after, e.g. 1m", show_default=False)
+        str | None, typer.Option("--timeout", metavar="TIME", help="give up waiting after, e.g. 1m", show_default=False)
     ] = None,
 ) -> None:
     """Wait until an invocation ended; prints the result and exits as invoke does."""

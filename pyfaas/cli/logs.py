@@ -31,7 +31,7 @@ def logs(  # noqa: PLR0913 - options of a command
         str | None, typer.Option("--id", metavar="ID", help="of one invocation only", show_default=False)
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="not older than, e.g. 1h", show_default=False)
+        str | None, typer.Option("--since", metavar="TIME", help="not older than, e.g. 1h", show_default=False)
     ] = None,
     build: Annotated[bool, typer.Option("--build", help="the log of preparing the version")] = False,  # noqa: FBT002
 ) -> None:

@@ -65,7 +65,7 @@ def map_(  # noqa: PLR0913 - options of a command
     target: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="where results go, a line each; - is stdout")
     ] = "-",
-    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=_MOST_AT_ONCE, help="calls at once")] = AT_ONCE,
+    concurrency: Annotated[int, typer.Option("--concurrency", metavar="N", min=1, max=_MOST_AT_ONCE, help="calls at once")] = AT_ONCE,
     resume: Annotated[bool, typer.Option("--resume", help="skip what FILE of -o already has")] = False,  # noqa: FBT002
 ) -> None:
     """Run a function once for each line of a file; writes {"i": N, "ok": …} or {"i": N, "error": …} as each ends."""

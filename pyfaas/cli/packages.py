@@ -11,16 +11,16 @@ from pyfaas.cli.session import pairs
 
 Name = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="the function's name; else the file says, or its path", show_default=False),
+    typer.Option("--name", metavar="NAME", help="the function's name; else the file says, or its path", show_default=False),
 ]
-Handler = Annotated[str | None, typer.Option(metavar="MODULE:ATTRIBUTE", help="what is called", show_default=False)]
+Handler = Annotated[str | None, typer.Option("--handler", metavar="MODULE:ATTRIBUTE", help="what is called", show_default=False)]
 Requirements = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="a file that lists requirements", show_default=False)
+    Path | None, typer.Option("--requirements", metavar="FILE", help="a file that lists requirements", show_default=False)
 ]
-Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="such as 256M", show_default=False)]
-Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="such as 30s", show_default=False)]
+Memory = Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="such as 256M", show_default=False)]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="such as 30s", show_default=False)]
 Env = Annotated[
-    list[str] | None, typer.Option(metavar="K=V", help="an environment variable; repeats", show_default=False)
+    list[str] | None, typer.Option("--env", metavar="K=V", help="an environment variable; repeats", show_default=False)
 ]
 
 

@@ -15,33 +15,33 @@ _NONE = "none"
 Stale = Annotated[
     str | None,
     typer.Option(
-        metavar="allow|forbid|none", help="older versions may answer while this one is not there", show_default=False
+        "--stale", metavar="allow|forbid|none", help="older versions may answer while this one is not there", show_default=False
     ),
 ]
 MaxStaleTime = Annotated[
-    str | None, typer.Option(metavar="TIME", help="not longer than this after a move, such as 10s", show_default=False)
+    str | None, typer.Option("--max-stale-time", metavar="TIME", help="not longer than this after a move, such as 10s", show_default=False)
 ]
 MaxStaleRequests = Annotated[
-    str | None, typer.Option(metavar="N", help="not more often than this after a move", show_default=False)
+    str | None, typer.Option("--max-stale-requests", metavar="N", help="not more often than this after a move", show_default=False)
 ]
 StalePercent = Annotated[
-    str | None, typer.Option(metavar="PERCENT", help="not more than this share of the answers", show_default=False)
+    str | None, typer.Option("--stale-percent", metavar="PERCENT", help="not more than this share of the answers", show_default=False)
 ]
 MinVersion = Annotated[
-    str | None, typer.Option(metavar="VERSION", help="none below this one, ever", show_default=False)
+    str | None, typer.Option("--min-version", metavar="VERSION", help="none below this one, ever", show_default=False)
 ]
 MaxWait = Annotated[
-    str | None, typer.Option(metavar="TIME", help="wait for this long for a version that is not ready", show_default=False)
+    str | None, typer.Option("--max-wait", metavar="TIME", help="wait for this long for a version that is not ready", show_default=False)
 ]
 
 Concurrency = Annotated[
-    str | None, typer.Option(metavar="N", help="runs at once that it pays for; none is the server's (admin)", show_default=False)
+    str | None, typer.Option("--concurrency", metavar="N", help="runs at once that it pays for; none is the server's (admin)", show_default=False)
 ]
 Rate = Annotated[
-    str | None, typer.Option(metavar="R", help="runs that begin in a second; 0 is no limit (admin)", show_default=False)
+    str | None, typer.Option("--rate", metavar="R", help="runs that begin in a second; 0 is no limit (admin)", show_default=False)
 ]
 PerDay = Annotated[
-    str | None, typer.Option(metavar="N", help="runs in a day, UTC; 0 is no limit (admin)", show_default=False)
+    str | None, typer.Option("--per-day", metavar="N", help="runs in a day, UTC; 0 is no limit (admin)", show_default=False)
 ]
 
 

@@ -63,22 +63,22 @@ def deploy(  # noqa: PLR0913 - options of a command
     env: packages.Env = None,
     alias: Annotated[
         str | None,
-        typer.Option(metavar="ALIAS", help="the release alias that moves to it once it is ready", show_default=False),
+        typer.Option("--alias", metavar="ALIAS", help="the release alias that moves to it once it is ready", show_default=False),
     ] = None,
     canary: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="how much of the alias's runs it gets first", show_default=False),
+        typer.Option("--canary", metavar="PERCENT", help="how much of the alias's runs it gets first", show_default=False),
     ] = None,
     promote_after: Annotated[
-        str | None, typer.Option(metavar="TIME", help="when the canary has all, such as 5m", show_default=False)
+        str | None, typer.Option("--promote-after", metavar="TIME", help="when the canary has all, such as 5m", show_default=False)
     ] = None,
     error_budget: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="go back when more of its runs fail, such as 1%", show_default=False),
+        typer.Option("--error-budget", metavar="PERCENT", help="go back when more of its runs fail, such as 1%", show_default=False),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it is ready and cut over")] = True,  # noqa: FBT002
     wait_timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="give up waiting after", show_default=False)
+        str | None, typer.Option("--wait-timeout", metavar="TIME", help="give up waiting after", show_default=False)
     ] = None,
 ) -> None:
     """Publish a version, and wait until it answers."""

@@ -26,22 +26,22 @@ def _group() -> None:
 def serve(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="address to listen on", show_default=False)
+        str | None, typer.Option("--host", metavar="ADDRESS", help="address to listen on", show_default=False)
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="port to listen on; 0 picks a free one", show_default=False)
+        int | None, typer.Option("--port", metavar="PORT", help="port to listen on; 0 picks a free one", show_default=False)
     ] = None,
     data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="where everything is kept", show_default=False)
+        str | None, typer.Option("--data-dir", metavar="DIR", help="where everything is kept", show_default=False)
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a TOML file with options", show_default=False)
+        Path | None, typer.Option("--config", metavar="FILE", help="a TOML file with options", show_default=False)
     ] = None,
     user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="user the server runs as", show_default=False)
+        str | None, typer.Option("--user", metavar="NAME", help="user the server runs as", show_default=False)
     ] = None,
     allow_weaker_isolation: Annotated[
-        str | None, typer.Option(metavar="LAYER[,…]", help="layers that may be missing", show_default=False)
+        str | None, typer.Option("--allow-weaker-isolation", metavar="LAYER[,…]", help="layers that may be missing", show_default=False)
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="any option; repeats", show_default=False)

@@ -86,11 +86,11 @@ def _group() -> None:
 @app.command(epilog="Example: pyfaas service --port 8787 | sudo tee /etc/systemd/system/pyfaas.service")
 def service(
     host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="address to listen on", show_default=False)
+        str | None, typer.Option("--host", metavar="ADDRESS", help="address to listen on", show_default=False)
     ] = None,
-    port: Annotated[int | None, typer.Option(metavar="PORT", help="port to listen on", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option("--port", metavar="PORT", help="port to listen on", show_default=False)] = None,
     data_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="where everything is kept", show_default=False)
+        str | None, typer.Option("--data-dir", metavar="DIR", help="where everything is kept", show_default=False)
     ] = None,
     is_user: Annotated[bool, typer.Option("--user", help="a unit for systemctl --user, without root")] = False,  # noqa: FBT002
 ) -> None:

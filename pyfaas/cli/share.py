@@ -33,32 +33,32 @@ def grant(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     name: lending.Own,
     to: Annotated[str, typer.Option("--to", metavar="ACCOUNT|public", help="who may call it; public is everybody")],
-    version: Annotated[int | None, typer.Option(metavar="N", help="only this version", show_default=False)] = None,
+    version: Annotated[int | None, typer.Option("--version", metavar="N", help="only this version", show_default=False)] = None,
     lock: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="a parameter that is fixed; K:=JSON; repeats", show_default=False)
+        list[str] | None, typer.Option("--lock", metavar="K=V", help="a parameter that is fixed; K:=JSON; repeats", show_default=False)
     ] = None,
     require: Annotated[
-        list[str] | None, typer.Option(metavar="K", help="a parameter that must be given; repeats", show_default=False)
+        list[str] | None, typer.Option("--require", metavar="K", help="a parameter that must be given; repeats", show_default=False)
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option(metavar="K", help="a parameter that a call may give itself; repeats", show_default=False)
+        list[str] | None, typer.Option("--allow", metavar="K", help="a parameter that a call may give itself; repeats", show_default=False)
     ] = None,
-    max_concurrency: Annotated[int | None, typer.Option(metavar="N", help="runs at once", show_default=False)] = None,
-    rate: Annotated[float | None, typer.Option(metavar="R", help="runs in a second", show_default=False)] = None,
-    per_day: Annotated[int | None, typer.Option(metavar="N", help="runs in a day, UTC", show_default=False)] = None,
+    max_concurrency: Annotated[int | None, typer.Option("--max-concurrency", metavar="N", help="runs at once", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option("--rate", metavar="R", help="runs in a second", show_default=False)] = None,
+    per_day: Annotated[int | None, typer.Option("--per-day", metavar="N", help="runs in a day, UTC", show_default=False)] = None,
     relend: Annotated[bool, typer.Option("--relend", help="the account may lend it on")] = False,  # noqa: FBT002
     network: Annotated[
-        list[str] | None, typer.Option(metavar="ENTRY", help="HOST:PORT that its runs may reach; repeats", show_default=False)
+        list[str] | None, typer.Option("--network", metavar="ENTRY", help="HOST:PORT that its runs may reach; repeats", show_default=False)
     ] = None,
     secret: Annotated[
-        list[str] | None, typer.Option(metavar="K", help="a secret of yours that travels along; repeats", show_default=False)
+        list[str] | None, typer.Option("--secret", metavar="K", help="a secret of yours that travels along; repeats", show_default=False)
     ] = None,
     logs: Annotated[bool, typer.Option("--logs", help="the account sees what its runs print")] = False,  # noqa: FBT002
     reuse: Annotated[bool, typer.Option("--reuse", help="a container may answer more than one call")] = False,  # noqa: FBT002
     placement: Annotated[
-        str | None, typer.Option(metavar="pair|owner|caller", help="whose VMs it runs in; pair is nobody else's", show_default=False)
+        str | None, typer.Option("--placement", metavar="pair|owner|caller", help="whose VMs it runs in; pair is nobody else's", show_default=False)
     ] = None,
-    payer: Annotated[str | None, typer.Option(metavar="caller|owner", help="whose usage it is", show_default=False)] = None,
+    payer: Annotated[str | None, typer.Option("--payer", metavar="caller|owner", help="whose usage it is", show_default=False)] = None,
 ) -> None:
     """Lend a function, or what was lent with --relend, to an account; the same again replaces what was said before."""
     lending.one_of(placement, lending.PLACEMENTS, "--placement")
@@ -143,11 +143,11 @@ def accept(  # noqa: PLR0913 - options of a command
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="what you call it")],
     param: lending.Param = None,
     secret: lending.Secret = None,
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="of a container, at most the function's", show_default=False)] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="of a run, at most the function's", show_default=False)] = None,
+    memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="of a container, at most the function's", show_default=False)] = None,
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="of a run, at most the function's", show_default=False)] = None,
     network: lending.Network = None,
     placement: Annotated[
-        str | None, typer.Option(metavar="pair|owner|caller", help="whose VMs it runs in; pair unless both sides say so", show_default=False)
+        str | None, typer.Option("--placement", metavar="pair|owner|caller", help="whose VMs it runs in; pair unless both sides say so", show_default=False)
     ] = None,
 ) -> None:
     """Make an account alias: your own name for a function that is lent to you, with your parameters and secrets in it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -117,9 +118,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _plain(message: str) -> str:
     message = message.removeprefix("Invalid value: ").removesuffix(".")
-    return message.replace(
-        "Input should be a valid integer, unable to parse string as an integer", "not a whole number"
-    )
+    for pattern, said in _PLAINLY:  # each release of typer has its own words
+        message = re.sub(pattern, said, message)
+    return message
+
+
+_PLAINLY = (
+    (r"Input should be a valid integer, unable to parse string as an integer|is not a valid int(eger)?( range)?$", "is not a whole number"),
+    (r"Input should be a valid number, unable to parse string as a number|is not a valid float( range)?$", "is not a number"),
+)
 
 
 def _failed(error: Exception, chosen: Globals) -> int:

@@ -35,7 +35,7 @@ def _group() -> None:
 @app.command()
 def demo(
     ctx: typer.Context,
-    examples: Annotated[Path | None, typer.Option(help="where the examples are", show_default=False)] = None,
+    examples: Annotated[Path | None, typer.Option("--examples", help="where the examples are", show_default=False)] = None,
     keep: Annotated[bool, typer.Option("--keep", help="leave the temporary directory")] = False,  # noqa: FBT002
 ) -> None:
     """Start a server in a temporary directory, deploy the examples into two accounts, call them, stop."""
