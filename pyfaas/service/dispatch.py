@@ -39,7 +39,7 @@ _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
 _PRELOAD = 16
 _SETTLED = frozenset({VersionState.READY, VersionState.FAILED})
 _FREE_OF_CHARGE = frozenset({Outcome.LOST, Outcome.REJECTED})
-_MAX_META = 60 << 10
+_MAX_META = 1 << 20  # a chain of eight with as many secrets as may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,7 +538,7 @@ def _tenant(entry: Entry, way: Way | None) -> TenantKey:
 
 
 def _add_size(call: Call) -> None:
-    """Count what goes with a call, and refuse what would not fit the first packet: a long head with many parameters and secrets."""
+    """Count what goes with a call, and refuse what is beyond reason: a long head with many parameters and secrets."""
     call.extra += len(msgspec.json.encode(call.meta))
     if call.extra > _MAX_META:
         message = f"the head, parameters and secrets of this call are {call.extra} bytes; at most {_MAX_META} go with a call"
