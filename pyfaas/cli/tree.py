@@ -124,8 +124,10 @@ def _plain(message: str) -> str:
 
 
 _PLAINLY = (
-    (r"Input should be a valid integer, unable to parse string as an integer|is not a valid int(eger)?( range)?$", "is not a whole number"),
-    (r"Input should be a valid number, unable to parse string as a number|is not a valid float( range)?$", "is not a number"),
+    (r"Input should be a valid integer, unable to parse string as an integer", "not a whole number"),
+    (r"Input should be a valid number, unable to parse string as a number", "not a number"),
+    (r"is not a valid int(eger)?( range)?$", "is not a whole number"),
+    (r"is not a valid float( range)?$", "is not a number"),
 )
 
 
