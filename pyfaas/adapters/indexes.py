@@ -37,8 +37,9 @@ _TO_UV = {
 
 _ADDRESSES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy")
-_HTTPS = 443
-_PORTS = {"https": _HTTPS, "http": 80}
+_DEFAULTS = ("https://pypi.org", "https://files.pythonhosted.org")
+_PORTS = {"https": 443, "http": 80}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexes:
@@ -83,8 +84,9 @@ def discover(environ: Mapping[str, str], home: str) -> Indexes:
 def _exits(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return where builds get to: public hosts on the ports of the indexes, and each configured host wherever it is."""
     words = [word for name, value in env.items() if name in _ADDRESSES for word in value.replace(",", " ").split()]
+    words += _DEFAULTS  # where these are is the operator's name server's to say: a mirror perhaps
     words += [env[name] if "://" in env[name] else f"http://{env[name]}" for name in _PROXIES if env.get(name)]
-    found: set[str] = {f"*:{_HTTPS}"}
+    found: set[str] = set()
     for word in words:
         parts = urlsplit(word.rpartition("=")[2] if "=http" in word else word)  # uv's name=URL
         try:
