@@ -122,9 +122,11 @@ class Sharing:
         return {"given": given, "received": received}
 
     def _leads(self, grant: Grant) -> bool:
-        """Tell whether what is lent on by a grant is still lent to whoever does that."""
+        """Tell whether what is lent on by a grant may still be, by whoever does that; what is lent first always leads somewhere."""
         alias = self._shares.aliases.get(grant.target)
-        return alias is None or self.is_open(alias)
+        if alias is None:
+            return True
+        return self.is_open(alias) and all(each.terms.relend for each in self._accepting.grants(self._ways.chain(alias)[0]))
 
     def _given(self, grant: Grant) -> dict[str, Any]:
         return views.given_view(grant, self._name, self._secrets.names(grant.target))
