@@ -94,7 +94,14 @@ def test_a_file_is_loaded_with_its_schemas(tmp_path: Path) -> None:
     assert parse(table).operations[0].input == {"type": "object"}
 
 
-@pytest.mark.parametrize(("content", "says"), [("version = ", "it must be TOML"), ('[[operations]]\ninput = "none.json"\n', "cannot be read"), ('[[operations]]\ninput = "api.toml"\n', "is no JSON")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("version = ", "it must be TOML"),
+        ('[[operations]]\ninput = "none.json"\n', "cannot be read"),
+        ('[[operations]]\ninput = "api.toml"\n', "is no JSON"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str, says: str) -> None:
     """A file that is missing or of another form is told by its path."""
     (tmp_path / "api.toml").write_text(content)
