@@ -209,3 +209,8 @@ async def refused(work: Any) -> PyfaasError:
     with pytest.raises(PyfaasError) as raised:
         await work
     return raised.value
+
+
+def texts(error: PyfaasError) -> str:
+    """Return all that an error tells."""
+    return f"{error.code} {error.message} {error.hint} {dict(error.evidence)}"
