@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -59,7 +60,8 @@ class Doorkeeper:
                 for key, _ in selector.select():
                     if key.fd == self._wake:
                         return
-                    self._answer(key.fileobj)  # type: ignore[arg-type]
+                    with contextlib.suppress(OSError, IndexError):  # who asked has gone, or asked nothing
+                        self._answer(key.fileobj)  # type: ignore[arg-type]
 
     def _answer(self, door: socket.socket) -> None:
         if door is self.sockets[-2]:

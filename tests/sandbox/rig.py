@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -203,3 +204,15 @@ def descendants(pid: int) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def sockets_of(pid: int) -> set[str]:
+    """Return the sockets that a process has open, as /proc names them; a process that has gone has none."""
+    found = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {link for link in found if link.startswith("socket:")}

@@ -20,7 +20,7 @@ from sandbox.host.vm import Vm
 from sandbox.launcher.confine import VM_STEPS, Step
 from sandbox.spec import MAX_LISTENERS, MAX_ROUTES, RESOLVER, Doors, Fate, Network, VmSpec
 from tests.sandbox.doorkeeper import DIAL, Doorkeeper
-from tests.sandbox.rig import Refused, Rig
+from tests.sandbox.rig import Refused, Rig, sockets_of
 
 SYNTHETIC = "198.18.0.0/15"
 PLACES = Doors(
@@ -292,13 +292,13 @@ def test_a_failed_step_leaves_no_door(make_rig: Callable[..., Rig], step: Step) 
     """Whatever fails, the step is named, and neither this process nor the launcher keeps a socket."""
     rig = make_rig(fail_at=step.value)
     assert rig.process is not None
-    held = f"/proc/{rig.process.pid}/fd"
-    before, theirs = opened(), len(os.listdir(held))
+    pid = rig.process.pid
+    before, theirs = opened(), sockets_of(pid)
     with pytest.raises(SetupError) as caught:
         with_doors(rig)
     assert caught.value.step == step.value
     rig.wait_for_rest()
-    rig.wait_until(lambda: len(os.listdir(held)) == theirs, lambda: os.listdir(held))
+    rig.wait_until(lambda: sockets_of(pid) == theirs, lambda: sockets_of(pid))
     assert opened() == before
 
 
