@@ -65,7 +65,7 @@ def usage(
 def _add(total: dict[str, Any], row: Row) -> None:
     for key in _SUMS:
         total[key] = total.get(key, 0) + (row.get(key) or 0)
-    for outcome, count in (row.get("outcomes") or {}).items():
+    for outcome, count in (row.get("outcomes") or {}).items() if row.get("kind") in (None, "call") else ():
         total["outcomes"][outcome] = total["outcomes"].get(outcome, 0) + count
 
 

@@ -35,6 +35,8 @@ def report(rows: Iterable[Row], account: AccountId | None, since: float, until: 
             continue
         if by is not None:
             kept = {"account", "account_name", "owner", "owner_name", by, f"{by}_name"} | ({"removed"} if by in ("function", "alias") else set())
+            if shown["kind"] != "call":
+                shown["outcomes"] = {}  # how steps of preparations ended is not how runs did
             shown |= {name: None for name in (*_KEYS, *_NAMES) if name not in kept} | ({} if "removed" in kept else {"removed": False})
         key = tuple(shown[name] for name in _KEYS)
         found = sums.get(key)

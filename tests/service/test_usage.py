@@ -102,11 +102,11 @@ def test_what_is_gone_is_told() -> None:
 @pytest.mark.parametrize(("by", "values"), [("function", ["resize"]), ("alias", ["her-name"]), ("api", ["olga/texts"]), ("caller", [CALLER])])
 def test_by_one_thing_all_days_are_together(by: str, values: list[str]) -> None:
     """One row for each, kinds and days added up, without what has no such thing; the highest memory is kept."""
-    rows = [row(), row(day="2026-01-03", peak_bytes=9999), row(kind="init", calls=0, outcomes={}), of_api(), row(way="", way_name=None, target_name=None, api=None)]
+    rows = [row(), row(day="2026-01-03", peak_bytes=9999), row(kind="build", calls=0, outcomes={"ok": 9}), of_api(), row(way="", way_name=None, target_name=None, api=None)]
     seen = shown(*rows, to=CALLER, by=by)
     assert sorted({each[by] for each in seen}) == values
     assert all(each["day"] is None and each["kind"] is None and (each["from"], each["to"]) == (0.0, 2e9) for each in seen)
     assert by in BY
     if by == "caller":
         assert max(each["peak_bytes"] for each in seen) == 9999
-        assert sum(each["calls"] for each in seen) == 4
+        assert sum(each["calls"] for each in seen) == sum(each["outcomes"]["ok"] for each in seen) == 4
