@@ -19,6 +19,7 @@ PLACES = {
     "ctypes": ("sandbox.kernel",),
     "sqlite3": ("pyfaas.adapters.sqlite",),
     "aiohttp": ("pyfaas.web", "pyfaas.client"),
+    "jsonschema_rs": ("pyfaas.service.inputs",),
     "pyseccomp": ("sandbox.filters",),
     "typer": ("pyfaas.cli",),
     "rich": ("pyfaas.cli", "pyfaas.client.progress"),
