@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.service.service import Service
 from pyfaas.web import asked, page
@@ -34,7 +33,7 @@ async def grant(service: Service, request: web.Request, caller: Caller | None) -
 async def revoke(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Take a grant back."""
     name, account = asked.name(request), request.match_info["grantee"]
-    await service.sharing.revoke(asked.known(caller), name, account, is_stopping=_is_stopping(request))
+    await service.sharing.revoke(asked.known(caller), name, account, is_stopping=asked.is_stopping(request))
     return web.Response(status=204)
 
 
@@ -59,7 +58,7 @@ async def accept(service: Service, request: web.Request, caller: Caller | None) 
 async def remove_account_alias(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Remove an account alias."""
     name = asked.name(request, "account alias")
-    await service.sharing.remove_alias(asked.known(caller), name, is_stopping=_is_stopping(request))
+    await service.sharing.remove_alias(asked.known(caller), name, is_stopping=asked.is_stopping(request))
     return web.Response(status=204)
 
 
@@ -67,14 +66,6 @@ async def audit(service: Service, request: web.Request, caller: Caller | None) -
     """Show the account's side of what was lent, taken, called and refused."""
     after = asked.query_number(request, "after", 0, 0, asked.MAX_CURSOR)
     return await service.sharing.audit(asked.known(caller), after, asked.query_number(request, "limit", 100, 1, 1000))
-
-
-def _is_stopping(request: web.Request) -> bool:
-    """Tell whether running runs are to stop, which is so unless they may finish; raises invalid_request."""
-    running = request.query.get("running", "stop")
-    if running not in ("stop", "finish"):
-        raise PyfaasError(Code.INVALID_REQUEST, "running must be stop or finish", hint="stop ends what runs; finish lets it end by itself")
-    return running == "stop"
 
 
 def _located(service: Service, request: web.Request, alias: dict[str, Any]) -> dict[str, Any]:

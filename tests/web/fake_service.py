@@ -266,7 +266,11 @@ class FakeService:
         return {"id": job_id, "function": "echo", "state": "succeeded"}
 
     def __getattr__(self, method: str) -> Any:
-        """Answer any other method of the facade."""
+        """Answer any other method of the facade, and of its parts."""
+        if method in PARTS:
+            return FakePart(self, method)
+        if method == "operations":
+            return FakeOperations()
         if method not in SYNC and method not in ASYNC:
             raise AttributeError(method)
 
@@ -279,6 +283,35 @@ class FakeService:
             return ASYNC.get(method)
 
         return answer if method in SYNC else answer_later
+
+
+class FakePart:
+    """A part of the facade: what is asked of it is kept in the facade's `asked`, as PART.METHOD."""
+
+    def __init__(self, service: FakeService, part: str) -> None:
+        """Be one of `PARTS`."""
+        self._service, self._part = service, part
+
+    def __getattr__(self, method: str) -> Any:
+        """Answer a method with the value that is told of it: what waits for it gets it then."""
+        value = PARTS[self._part][method]
+
+        def answer(_who: Caller, *given: Any, **named: Any) -> Any:
+            self._service.asked.append((f"{self._part}.{method}", (*given, *named.values())))
+            return value
+
+        async def answer_later(_who: Caller, *given: Any, **named: Any) -> Any:
+            return answer(_who, *given, **named)
+
+        return answer_later if method in LATER else answer
+
+
+class FakeOperations:
+    """Operations that take any event."""
+
+    def checked(self, _who: Caller, _name: str, body: bytes, *, is_json: bool = True) -> bytes:  # noqa: ARG002 - the shape of the real one
+        """Take an event as it is."""
+        return body
 
 
 _VERSION = {"function": "echo", "version": 1, "state": "ready"}
@@ -311,3 +344,37 @@ ASYNC: dict[str, Any] = {
     "cancel_job": {"id": "x", "state": "cancelled"},
     "usage": [],
 }
+_ALIAS = {"name": "mine", "url": "/f/default/mine/", "invoke": "/v1/functions/mine/invoke"}
+_SUBSCRIPTION = {"name": "mine", "url": "/v1/apis/ada/text/1"}
+PARTS: dict[str, dict[str, Any]] = {
+    "sharing": {
+        "grants": {"given": [], "received": []},
+        "grants_of": {"given": [], "received": []},
+        "grant": (201, {"id": "g"}),
+        "revoke": None,
+        "aliases": [_ALIAS],
+        "alias": _ALIAS,
+        "accept": (201, _ALIAS),
+        "remove_alias": None,
+        "audit": _PAGE,
+    },
+    "secrets": {"put": {"key": "K"}, "listed": [{"key": "K"}], "take_away": None, "rotate": {"key": "k2", "sealed": 0}},
+    "apis": {
+        "directory": [],
+        "describe": {"name": "text"},
+        "publish": (201, {"name": "text"}),
+        "remove": None,
+        "set_state": {"version": "1"},
+        "document": {"openapi": "3.1.0"},
+    },
+    "subscriptions": {
+        "approvals": [],
+        "decide": {"state": "active"},
+        "revoke": None,
+        "listed": [_SUBSCRIPTION],
+        "get": _SUBSCRIPTION,
+        "put": (201, _SUBSCRIPTION),
+        "remove": None,
+    },
+}
+LATER = frozenset({"grant", "revoke", "accept", "remove_alias", "audit", "put", "take_away", "rotate", "publish", "remove", "set_state", "decide"})

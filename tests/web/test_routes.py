@@ -26,8 +26,14 @@ BODIES = {
     ("PUT", "/v1/accounts/{account}"): b'{"stale": "forbid"}',
     ("POST", "/v1/tokens"): b'{"scopes": ["invoke"]}',
     ("PUT", "/v1/functions/{name}/aliases/{alias}"): b'{"version": 3, "weights": {"4": 10}}',
+    ("PUT", "/v1/functions/{name}/secrets/{key}"): b'{"value": "v"}',
+    ("PUT", "/v1/aliases/{name}"): b'{"target": "ada/greet"}',
+    ("POST", "/v1/apis/{api}/approvals/{account}"): b'{"approve": true}',
 }
-GUARDED = [route for route in ROUTES if route.scope is not None]
+GUARDED = [route for route in ROUTES if route.scope is not None and route.method != "*"]
+VALUES = {"name": "echo", "number": "1", "alias": "live", "id": ID, "account": "new", "grantee": "*", "key": "K"} | {
+    "api": "text", "owner": "ada", "version": "1", "operation": "op", "path:.*": "x"
+}  # fmt: skip
 GOOD_STATUS = {"POST": (200, 201, 202), "PUT": (200, 201), "DELETE": (200, 204), "GET": (200,)}
 
 
@@ -40,7 +46,7 @@ def multipart(*parts: tuple[str, bytes]) -> tuple[bytes, bytes]:
 def request_of(route: Route, token: bytes | None) -> bytes:
     """Return a good request of a route."""
     path = route.path
-    for name, value in (("name", "echo"), ("number", "1"), ("alias", "live"), ("id", ID), ("account", "new")):
+    for name, value in VALUES.items():
         path = path.replace("{" + name + "}", value)
     body, extra = BODIES.get((route.method, route.path), b""), JSON
     if (route.method, route.path) == ("PUT", "/v1/functions/{name}"):
@@ -446,3 +452,34 @@ async def test_a_large_request_to_a_url(front: Served) -> None:
     """A body over the limit is refused under a function's URL as well."""
     refusal(await ask(front.port, other(b"POST", b"/f/default/open/", b"x" * (300 << 10), token=None)), "payload_too_large")
     assert front.service.calls == []
+
+
+@pytest.mark.parametrize(("path", "asks"), [(b"/v1/functions/echo/grants/ada", ("sharing.revoke", ("echo", "ada"))), (b"/v1/aliases/mine", ("sharing.remove_alias", ("mine",)))])
+async def test_what_becomes_of_runs_when_a_right_ends(front: Served, path: bytes, asks: tuple[str, tuple[str, ...]]) -> None:
+    """Running runs stop, unless they may finish; nothing else can become of them."""
+    for query, is_stopping in ((b"", True), (b"?running=stop", True), (b"?running=finish", False)):
+        assert (await ask(front.port, other(b"DELETE", path + query))).status == 204
+        assert front.service.asked.pop() == (asks[0], (*asks[1], is_stopping))
+    for query in (b"?running=later", b"?running=", b"?run=stop", b"?running=stop&running=finish"):
+        assert (await ask(front.port, other(b"DELETE", path + query))).status == 400
+    assert front.service.asked == []
+
+
+async def test_an_alias_has_the_address_that_was_asked(front: Served) -> None:
+    """The URLs of an account alias are whole, and those of the host by which the client came."""
+    request = other(b"GET", b"/v1/aliases/mine").replace(b"Host: x", b"Host: box.example:8787")
+    shown = (await ask(front.port, request)).json
+    assert (shown["url"], shown["invoke"]) == ("http://box.example:8787/f/default/mine/", "http://box.example:8787/v1/functions/mine/invoke")
+    listed = (await ask(front.port, other(b"GET", b"/v1/aliases"))).json
+    assert [item["name"] for item in listed["items"]] == ["mine"]
+
+
+@pytest.mark.parametrize("account", [b"*", b"public", b"ada", b"000000000001"])
+async def test_to_whom_a_function_is_lent(front: Served, account: bytes) -> None:
+    """An account, by name or id, or everybody; terms go on as they were sent."""
+    answer = await ask(front.port, other(b"PUT", b"/v1/functions/echo/grants/" + account, b'{"relend": true, "x": 1}', JSON))
+    assert (answer.status, front.service.asked) == (201, [("sharing.grant", ("echo", account.decode(), {"relend": True, "x": 1}))])
+    for body in (b"[]", b"{", b'"x"', b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"):
+        refusal(await ask(front.port, other(b"PUT", b"/v1/functions/echo/grants/" + account, body, JSON)), "invalid_request")
+    refusal(await ask(front.port, other(b"PUT", b"/v1/functions/echo/grants/" + account, b"{}" + b" " * (64 << 10), JSON)), "payload_too_large")
+    assert len(front.service.asked) == 1
