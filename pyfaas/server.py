@@ -130,7 +130,7 @@ class Server:
         bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)
         environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool, self.given.exits)
-        environments.meter = finisher.meter
+        environments.meter, finisher.lines = finisher.meter, trees.lines_nowait
         preparing = Preparing(self.config, self.workers, bundles, environments, self.journal, self.clock, happenings)
         publisher = Publisher(self.config, registry, self.store, bundles, preparing, environments, self.clock, happenings)
         queue = SqliteQueue(database)

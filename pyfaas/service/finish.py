@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyfaas.calls import Result
@@ -16,7 +17,7 @@ from pyfaas.errors import Code
 from pyfaas.model import FunctionId, Outcome, Version
 from pyfaas.ports import Clock
 from pyfaas.service.journal import Journal
-from pyfaas.service.lane import Call
+from pyfaas.service.lane import CODE, Call
 from pyfaas.service.metering import Meter
 from pyfaas.service.session import OUTCOME_OF_FATE, OUTCOME_OF_STATUS, Doom, Session
 from sandbox.spec import Ending, Fate
@@ -24,6 +25,7 @@ from sandbox.wire import Answer
 
 _OOM_TAKES_S = 0.005  # filling a container's memory takes longer: shorter runs are not asked about
 _CUT = b"\n... (log cut at the limit)\n"
+_FRAME = re.compile(rf'  File "{CODE}/([A-Za-z0-9_./-]{{1,80}}\.py)", line ([1-9][0-9]{{0,5}}), ')
 _EXCEPTIONS = frozenset(name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException))
 
 
@@ -34,6 +36,7 @@ class Finisher:
         """Write rows to `journal`."""
         self._journal, self._clock = journal, clock
         self.meter = Meter(journal, clock)
+        self.lines: Callable[[str, str], int] = lambda _code_id, _path: 0  # how many a file of a version has
 
     def result(
         self, session: Session, call: Call, answer: Answer | None, rest: bytes, ending: Ending | None, now: float
@@ -174,10 +177,21 @@ class Finisher:
                 self._journal.text(self._clock.now(), home, number, call.id, stream, kept)
 
     def _tell_owner(self, session: Session, error: Mapping[str, Any]) -> None:
-        """Tell the owner of a lent function that a run of it failed: what kind of exception it was, and nothing that was in it."""
+        """Tell the owner of a lent function that a run of it failed: by what kind of exception and where, and nothing that was in it."""
         version = session.lane.version
-        line = f"a lent run failed: {shown_type(error.get('errorType'))}"
+        place = self._place(version, error.get("stackTrace"))
+        line = f"a lent run failed: {shown_type(error.get('errorType'))}{place}"
         self._journal.text(self._clock.now(), version.function, version.number, None, "platform", line.encode())
+
+    def _place(self, version: Version, stack: object) -> str:
+        """Return where an exception came from, as long as the owner's bundle has such a line: a frame may be made up of what a run has read."""
+        frames = stack if isinstance(stack, list) else []
+        for frame in frames:
+            found = _FRAME.match(frame) if isinstance(frame, str) else None
+            if found is not None:
+                path, number = found[1], int(found[2])
+                return f" at {path}:{number}" if number <= self.lines(version.code_id, path) else ""
+        return ""
 
 
 def refused(call: Call, code: Code, message: str, hint: str = "", retry_after: float | None = 1.0) -> Result:

@@ -33,13 +33,12 @@ def handler(event, context):
     return len(event)
 """
 FAILS = """
-class HerSecretWas(Exception):
-    pass
-
 def handler(event, context):
     print("printed", event["canary"])
     if event.get("own"):
         raise type(event["canary"], (Exception,), {})(event["canary"])
+    if "file" in event:
+        exec(compile("\\n" * event["line"] + "raise ValueError", "/app/code/" + event["file"], "exec"), {})
     raise KeyError(event["canary"])
 """
 SLOW = "import time\ndef handler(e, c):\n    time.sleep(0.05)\n    return e"
@@ -196,8 +195,8 @@ def test_a_lent_runs_output_is_kept_for_nobody(house: House) -> None:
     assert house.invoke(name, {"canary": canary, "own": True}, token=caller).outcome == "error"
     said = until(lambda: found if len(found := house.logs("fails", token=owner)) == 2 else None)
     assert [(line["stream"], line["line"], line["invocation"]) for line in said] == [
-        ("platform", "a lent run failed: KeyError", None),
-        ("platform", "a lent run failed: Exception", None),
+        ("platform", "a lent run failed: KeyError at main.py:8", None),
+        ("platform", "a lent run failed: Exception at main.py:5", None),
     ]
     assert canary not in json.dumps(said)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from pyfaas.model import AccountId, FunctionId, InvocationId, Outcome, UsageRow
@@ -253,6 +255,33 @@ async def test_what_the_network_carried_is_the_runs(bench: Metered) -> None:
     before = len(bench.rows())
     bench.meter.network_used("v-unknown", 5, 0, 0)
     assert len(bench.rows()) == before
+
+
+@pytest.mark.parametrize(
+    ("stack", "place"),
+    [
+        (['  File "/app/code/main.py", line 9, in handler'], " at main.py:9"),
+        (['  File "/app/code/lib/part.py", line 2, in f', '  File "/app/code/main.py", line 9, in g'], " at lib/part.py:2"),
+        (['  File "/usr/lib/json.py", line 1, in x', '  File "/app/code/main.py", line 1, in g'], " at main.py:1"),
+        (['  File "/app/code/main.py", line 10, in handler'], ""),
+        (['  File "/app/code/secret.py", line 1, in handler', '  File "/app/code/main.py", line 1, in g'], ""),
+        (['  File "/app/code/ma in.py", line 1, in handler'], ""),
+        (["nonsense", 7, None], ""),
+        ("text", ""),
+        (None, ""),
+    ],
+    ids=str,
+)
+async def test_an_owner_is_told_only_lines_that_it_wrote(bench: Metered, stack: object, place: str) -> None:
+    """A frame of a file or a line that the version does not have tells nothing: it could be made of what the run has read."""
+    bench.fleet.finisher.lines = lambda code_id, path: {"main.py": 9, "lib/part.py": 2}.get(path, 0) if code_id else 0
+    alias(bench, "lent", lend(bench, A))
+    bench.call(B, "lent")
+    await settle(bench)
+    bench.one().answer(json.dumps({"errorType": "KeyError", "errorMessage": "hers", "stackTrace": stack}).encode(), Status.ERROR)
+    assert [(line.function, line.stream, line.line) for line in bench.journal.lines] == [
+        (FunctionId(A), "platform", f"a lent run failed: KeyError{place}")
+    ]
 
 
 async def test_a_step_of_a_preparation_is_its_owners(bench: Metered) -> None:
