@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from sandbox import doctor, filters, kernel
 from sandbox.errors import LayerMissing
+from sandbox.launcher import doors
 from sandbox.spec import Layer, Network
 
 
@@ -145,6 +147,23 @@ def test_without_libseccomp() -> None:
     assert found["landlock"][0]
 
 
+def test_without_doors() -> None:
+    """Where a network of one's own cannot be set up, doors alone are missing, with what failed and what mends it."""
+
+    def refuse() -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), "lo")
+
+    def work() -> dict[str, tuple[bool, str, str]]:
+        doors.raise_loopback = refuse
+        return look(rootless=False)
+
+    found = in_child(work)
+    assert [name for name, (live, _, _) in found.items() if not live] == ["doors"]
+    assert found["doors"][1] == "lo: Operation not supported"
+    assert "rtnetlink" in found["doors"][2]
+    assert in_child(lambda: look(rootless=False))["doors"][0]
+
+
 # ---- deciding
 
 
@@ -157,6 +176,14 @@ def those(*missing: str) -> Iterator[Layer]:
 def test_nothing_missing_gives_nothing_up() -> None:
     """What is live is not given up, whatever was allowed."""
     assert doctor.require(list(those()), ["cgroups"]) == []
+
+
+def test_missing_doors_stop_nothing() -> None:
+    """A machine without doors is not refused, has given nothing up, and cannot be asked to: no other layer is weaker for it."""
+    assert doctor.require(list(those("doors")), []) == []
+    assert doctor.require(list(those("doors", "landlock")), ["landlock"]) == ["landlock"]
+    with pytest.raises(ValueError, match="doors"):
+        doctor.require(list(those()), ["doors"])
 
 
 def test_missing_and_allowed_is_given_up() -> None:

@@ -260,8 +260,8 @@ def test_harmless_use_works(what: str) -> None:
     assert filtered(work, filters.build(Network.NONE)) == (0, "'done'")
 
 
-def test_network_filter_allows_what_a_server_needs() -> None:
-    """Listening on and connecting to an address works under the filter for a network, and not under the plain one."""
+def test_filters_of_a_network_allow_what_a_server_needs() -> None:
+    """Listening on and connecting to an address works under the filters for a network, and not under the plain one."""
 
     def work() -> str:
         import socket  # noqa: PLC0415 - in the child
@@ -273,5 +273,25 @@ def test_network_filter_allows_what_a_server_needs() -> None:
         except OSError as error:
             return errno.errorcode[error.errno or 0]
 
-    assert filtered(work, filters.build(Network.HOST)) == (0, "'connected'")
+    for network in (Network.HOST, Network.DOORS):
+        assert filtered(work, filters.build(network)) == (0, "'connected'")
     assert filtered(work, filters.build(Network.NONE)) == (0, "'EAFNOSUPPORT'")
+
+
+WIDER = {  # by profile: what it allows beyond a plain VM's filter
+    Network.DOORS: ({"sendmmsg", "recvmmsg"}, {("socket", 2), ("socketpair", 2), ("setsockopt", 0)}),
+    Network.HOST: (
+        {"sendmmsg", "recvmmsg"},
+        {("socket", 2), ("socketpair", 2), ("socket", 10), ("socketpair", 10), ("setsockopt", 0), ("setsockopt", 41)},
+    ),
+}
+
+
+@pytest.mark.parametrize("network", WIDER)
+def test_a_network_adds_no_more_than_it_needs(network: Network) -> None:
+    """Beside what a plain VM may there are two calls, sockets of one more family (the host's network: two), and an option of each."""
+    calls, rules = WIDER[network]
+    assert set(filters.allowed_calls(network)) - set(filters.allowed_calls(Network.NONE)) == calls
+    more = set(filters.argument_rules(network)) - set(filters.argument_rules(Network.NONE))
+    assert {(call, rule[0][2]) for call, rule in more} == rules
+    assert {rule for call, rule in more if call == "setsockopt"} <= {((1, 0xFFFFFFFF, 0), (2, 0xFFFFFFFF, 11)), ((1, 0xFFFFFFFF, 41), (2, 0xFFFFFFFF, 25))}
