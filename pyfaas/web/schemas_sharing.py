@@ -126,8 +126,47 @@ SHARING: dict[str, Schema] = {
     ),
     "AuditPage": page_of("AuditLine"),
 }
+_AT = 1_700_000_000.25
+_GRANT = {
+    "id": "0190a000-0000-4000-8000-000000000002",
+    "owner": "ada",
+    "function": "greet",
+    "account": "grace",
+    "created": _AT,
+    "version": 3,
+    "locked": ["style"],
+    "require": ["name"],
+    "allow": [],
+    "max_concurrency": None,
+    "rate": 10.0,
+    "per_day": None,
+    "relend": False,
+    "logs": False,
+    "reuse": False,
+    "network": ["api.example.com:443"],
+    "placement": "pair",
+    "payer": "caller",
+}
 EXAMPLES: dict[str, list[object]] = {
-    "AuditLine": [
-        {"cursor": 7, "at": 1_700_000_000.25, "kind": "called", "other": "ada", "name": "greet", "detail": {"count": 2, "outcomes": {"ok": 2}}}
+    "Terms": [{"version": 3, "lock": {"style": "formal"}, "require": ["name"], "rate": 10, "network": ["api.example.com:443"]}],
+    "Grant": [{**_GRANT, "lock": {"style": "formal"}, "secrets": [], "secrets_missing": []}],
+    "ReceivedGrant": [{**_GRANT, "target": "ada/greet"}],
+    "AccountAlias": [
+        {
+            "name": "hello",
+            "target": "ada/greet",
+            "url": "http://127.0.0.1:8787/f/grace/hello/",
+            "invoke": "http://127.0.0.1:8787/v1/functions/hello/invoke",
+            "version": "3",
+            "params": {"name": "Grace"},
+            "secrets": ["TOKEN"],
+            "memory": None,
+            "timeout": 5000,
+            "network": ["api.example.com:443"],
+            "placement": "pair",
+            "created": _AT,
+            "state": "active",
+        }
     ],
+    "AuditLine": [{"cursor": 7, "at": _AT, "kind": "called", "other": "ada", "name": "greet", "detail": {"count": 2, "outcomes": {"ok": 2}}}],
 }
