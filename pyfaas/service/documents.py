@@ -52,9 +52,8 @@ _PROBLEM_SCHEMA: dict[str, Any] = {
 _FAILURE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "title": "Failure",
-    "properties": {"errorType": {"type": "string"}, "invocationId": {"type": "string"}},
-    "required": ["errorType", "invocationId"],
-    "description": "the function's code raised",
+    "properties": {**_PROBLEM_SCHEMA["properties"], "errorType": {"type": "string"}, "invocationId": {"type": "string"}},
+    "description": "errorType and invocationId when the function's code raised, else a problem: generators read one form for a status",
 }
 
 
@@ -182,10 +181,9 @@ def _body(operation: Operation, schema: Mapping[str, Any] | None) -> dict[str, A
 
 
 def _error(status: int) -> dict[str, Any]:
-    content: dict[str, Any] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    if status == _FAILED:
-        content[JSON] = {"schema": {"$ref": "#/components/schemas/Failure"}}
-    return {"description": _SAYS[status], "content": content}
+    schema = {"$ref": f"#/components/schemas/{'Failure' if status == _FAILED else 'Problem'}"}
+    kinds = (JSON, PROBLEM) if status == _FAILED else (PROBLEM,)
+    return {"description": _SAYS[status], "content": {kind: {"schema": schema} for kind in kinds}}
 
 
 def _is_object(root: Mapping[str, Any] | None, declared: Any) -> bool:
