@@ -55,6 +55,7 @@ class VmDoors:
         *self._listeners, self._udp, self._tcp = self._sockets
         self._flows: set[Flow] = set()
         self._waiting: set[asyncio.Task[None]] = set()
+        self._taken = 0  # connections that are being made or are there
         self._told: dict[str, float] = {}
         self._questions = _QUESTIONS
         self.bytes_in = self.bytes_out = self.connections = 0
@@ -117,9 +118,10 @@ class VmDoors:
             self._came(client)
 
     def _came(self, client: socket.socket) -> None:
-        if len(self._flows) + len(self._waiting) >= self._outside.connections:
-            self._refuse(client, f"there are {self._outside.connections} connections to the network at once already (egress_connections)")
+        if self._taken >= self._outside.connections:
+            self._reset(client, f"there are {self._outside.connections} connections to the network at once already (egress_connections)")
             return
+        self._taken += 1
         task = asyncio.get_running_loop().create_task(self._serve(client))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -139,8 +141,9 @@ class VmDoors:
         except TimeoutError:
             self._refuse(client, f"{where} did not answer within {CONNECT_S:g} s")
         except OSError as error:
-            self._refuse(client, f"{where} cannot be reached: {(error.strerror or str(error)).lower()}")
+            self._refuse(client, f"{where} cannot be reached: {_reason(error)}")
         except asyncio.CancelledError:
+            self._taken -= 1
             reset(client)
             client.close()
             raise
@@ -150,18 +153,27 @@ class VmDoors:
     async def _join(self, client: socket.socket, outer: socket.socket, read: bytes) -> None:
         self.connections += 1
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        flow = Flow(self, self._flows.discard)
+        flow = Flow(self, self._ended)
         self._flows.add(flow)
         try:
             await flow.join(client, outer, read)
         except BaseException:
             flow.abort()
-            self._flows.discard(flow)
+            self._ended(flow)
             client.close()
             outer.close()
             raise
 
+    def _ended(self, flow: Flow) -> None:
+        if flow in self._flows:
+            self._flows.discard(flow)
+            self._taken -= 1
+
     def _refuse(self, client: socket.socket, why: str) -> None:
+        self._taken -= 1
+        self._reset(client, why)
+
+    def _reset(self, client: socket.socket, why: str) -> None:
         reset(client)
         client.close()
         self._tell(why)
@@ -218,6 +230,13 @@ class VmDoors:
                     if answered is None:
                         return
                     await loop.sock_sendall(client, len(answered).to_bytes(2, "big") + answered)
+
+
+def _reason(error: OSError) -> str:
+    """Say what the kernel said; the event loop's own words would tell the address."""
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved now"
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 async def _exactly(client: socket.socket, size: int) -> bytes:

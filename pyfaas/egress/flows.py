@@ -42,7 +42,6 @@ class Side(asyncio.Protocol):
         """Keep the transport, with a bound on what it buffers."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=_BUFFER)
-        self.transport.pause_reading()  # until the other side is there
 
     def data_received(self, data: bytes) -> None:
         """Pass on, and count."""
@@ -52,29 +51,31 @@ class Side(asyncio.Protocol):
             flow.meter.bytes_out += len(data)
         else:
             flow.meter.bytes_in += len(data)
-        if self.peer.transport is not None:
-            self.peer.transport.write(data)
-        elif not flow.is_joined:
+        if not flow.is_joined:
             self._early += data
+        elif self.peer.transport is not None:
+            self.peer.transport.write(data)
 
     def begin(self) -> None:
-        """Pass on what came before the other side was there, and read on."""
+        """Pass on what came, and perhaps ended, before the other side was there."""
         early, self._early = self._early, b""
         if early and self.peer.transport is not None:
             self.peer.transport.write(early)
-        if self.has_ended and self.peer.transport is not None:
-            self.peer.transport.write_eof()
-        elif self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+        if self.has_ended:
+            self._pass_end()
 
     def eof_received(self) -> bool:
         """Pass the end on; keep this side open while the other still sends."""
         self.has_ended = True
+        if self._flow.is_joined:
+            self._pass_end()
+        return True
+
+    def _pass_end(self) -> None:
         if self.peer.has_ended:
             self._flow.close()
         elif self.peer.transport is not None and not self.peer.transport.is_closing():
             self.peer.transport.write_eof()
-        return True
 
     def pause_writing(self) -> None:
         """Hold the peer's reading back."""
@@ -89,7 +90,7 @@ class Side(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End the other side as this one ended."""
         self.transport = None
-        if exc is not None:
+        if exc is not None or not self._flow.is_joined:
             self._flow.abort()
         else:
             self._flow.close()
@@ -109,11 +110,14 @@ class Flow:
     async def join(self, inner: socket.socket, outer: socket.socket, read: bytes = b"") -> None:
         """Begin to copy; `read` came from outside already. Raises OSError."""
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: self.outer, outer)
-        await loop.connect_accepted_socket(lambda: self.inner, inner)
-        self.is_joined = True
         if read:
             self.outer.data_received(read)
+        await loop.connect_accepted_socket(lambda: self.inner, inner)
+        await loop.connect_accepted_socket(lambda: self.outer, outer)
+        if self.inner.transport is None or self.outer.transport is None:  # one was reset already
+            self.abort()
+            return
+        self.is_joined = True
         self.outer.begin()
         self.inner.begin()
 
