@@ -27,6 +27,7 @@ from typing import Any
 import uvloop
 
 from pyfaas.adapters import keyring
+from pyfaas.adapters.archive import KEYS, TOKENS
 from pyfaas.adapters.backups import BackupDirectory
 from pyfaas.adapters.clock import SystemClock
 from pyfaas.adapters.egress import EgressSocket
@@ -138,7 +139,7 @@ class Server:
             self.config, registry, self.store, queue, self.workers, self.clock, self.journal, dispatcher, publisher,
             happenings, self.lending, snapshot.canaries, self.given.weaker,
         )
-        backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")), bundles)
+        backups = BackupDirectory(data, partial(copy, str(data / "pyfaas.db")), bundles, TOKENS if self.given.sealing_keys else KEYS)
         backup = self.service.backup = Backup(backups, self.journal, self.clock)
         self.retention = Retention(
             *(self.config, self.store, bundles, trees, self.workers, self.clock),

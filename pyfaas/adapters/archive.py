@@ -23,7 +23,8 @@ import sysconfig
 
 FORMAT = 1
 HEAD, DATABASE, MANIFEST = "backup.json", "pyfaas.db", "manifest.json"
-KEYS = ("admin.token", "default.token", "secrets.key")
+TOKENS = ("admin.token", "default.token")
+KEYS = (*TOKENS, "secrets.key")
 BUNDLES, TREES = "bundles", ("prepared", "environments")
 SIGNATURE = "pyfaas backup"  # the value of `kind` in both documents
 

@@ -20,7 +20,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,11 +36,14 @@ T = TypeVar("T")
 
 
 class BackupDirectory:
-    """`ports.Backups` over one data directory; `copy` writes a copy of its database and tells what belongs to it."""
+    """`ports.Backups` over one data directory; `copy` writes a copy of its database and tells what belongs to it.
 
-    def __init__(self, data: Path, copy: Callable[[str], Contents], bundles: Bundles) -> None:
+    `keys` are the files of keys that are the directory's; what seals secrets may be the operator's, who keeps it elsewhere.
+    """
+
+    def __init__(self, data: Path, copy: Callable[[str], Contents], bundles: Bundles, keys: Sequence[str] = archive.KEYS) -> None:
         """Remove what a crash left of an earlier backup."""
-        self._data, self._copy, self._bundles = data, copy, bundles
+        self._data, self._copy, self._bundles, self._keys = data, copy, bundles, keys
         self._part = data / f"backup-{os.getpid()}.db.part"
         for leftover in data.glob("backup-*.db.part*"):
             if not os.path.exists(f"/proc/{leftover.name.removeprefix('backup-').partition('.')[0]}"):
@@ -65,7 +68,7 @@ class BackupDirectory:
     def _pieces(self, now: float, lender: _Lender) -> Generator[bytes, None, None]:
         try:
             contents = self._copy(str(self._part))
-            yield from _gathered(_Archive(self._data, lender).pieces(self._part, contents, now))
+            yield from _gathered(_Archive(self._data, lender, self._keys).pieces(self._part, contents, now))
         finally:
             self._forget()
 
@@ -96,8 +99,8 @@ class _Lender:
 class _Archive:
     """One archive on its way: what was packed so far, and its digests."""
 
-    def __init__(self, data: Path, lender: _Lender) -> None:
-        self._data, self._lender = data, lender
+    def __init__(self, data: Path, lender: _Lender, keys: Sequence[str]) -> None:
+        self._data, self._lender, self._keys = data, lender, keys
         self._sums: dict[str, str] = {}
         self._sum = Sum()
         self._missing: list[str] = []
@@ -108,7 +111,7 @@ class _Archive:
         who = {"kind": archive.SIGNATURE, "format": archive.FORMAT, "pyfaas": __version__, "schema": contents.schema}
         yield from _document(archive.HEAD, {**who, "made": now, "platform": archive.platform()})
         yield from self._plain(archive.DATABASE, copy)
-        for name in archive.KEYS:
+        for name in self._keys:
             yield from self._plain(name, self._data / name)
         for name in contents.bundles:
             yield from self._bundle(name)

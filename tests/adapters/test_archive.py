@@ -40,6 +40,7 @@ def fill(data: Path) -> None:
     """Put beside a database what belongs to it, with names and kinds that an archive must keep."""
     (data / "admin.token").write_text("pf_admin\n")
     (data / "default.token").write_text("pf_default\n")
+    (data / "secrets.key").write_text("k0 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= 1\n")
     for place in (CODE, ENVIRONMENT):
         (data / place / "inner").mkdir(parents=True)
     (data / CODE / "main.py").write_text("def handler(e, c): ...\n")
