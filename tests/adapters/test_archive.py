@@ -103,7 +103,7 @@ async def test_what_goes_in_comes_out(data: Path, tmp_path: Path) -> None:
     assert {k: v for k, v in after.items() if k != "pyfaas.db"} == {
         k: v for k, v in before.items() if not k.startswith("pyfaas.db") and "f" * 64 not in k
     }
-    assert [(tmp_path / "new" / name).stat().st_mode & 0o777 for name in ("", *archive.KEYS, "pyfaas.db")] == [0o700, 0o600, 0o600, 0o600]
+    assert [(tmp_path / "new" / name).stat().st_mode & 0o777 for name in ("", *archive.KEYS, "pyfaas.db")] == [0o700, *[0o600] * (len(archive.KEYS) + 1)]
     old, new = (SqliteStore(open_database(str(place / "pyfaas.db"))) for place in (data, tmp_path / "new"))
     assert await new.load() == await old.load()
     await old.close()
@@ -284,7 +284,7 @@ async def test_a_mount_point_is_restored_into(data: Path, tmp_path: Path) -> Non
     assert done.stdout.splitlines() == [
         "invalid_request ['lost+found']",
         "conflict ['lost+found', 'other']",
-        "1 ['admin.token', 'bundles', 'default.token', 'environments', 'lock', 'lost+found', 'prepared', 'pyfaas.db'] 0o700",
+        "1 ['admin.token', 'bundles', 'default.token', 'environments', 'lock', 'lost+found', 'prepared', 'pyfaas.db', 'secrets.key'] 0o700",
         "conflict",
     ]
 
