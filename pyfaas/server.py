@@ -147,7 +147,6 @@ class Server:
             locks=locks,
             turn=environments.turn,
         )
-        self.service.secrets.resume()
         await self._first_start(data)
         lost = forget_missing(registry, trees.names_nowait("prepared"), trees.names_nowait("environments"))
         if lost:
@@ -258,6 +257,7 @@ class Server:
     def _resume_preparations(self, publisher: Publisher) -> None:
         resumed = publisher.resume()
         self.service.rollouts.resume()
+        self.service.secrets.resume()
         if resumed:
             log.warning("preparations_resumed", extra={"count": resumed})
 
