@@ -17,7 +17,7 @@ from sandbox.launcher import cgroups
 _NEED_CGROUPS = ("test_cgroups", "test_leaf", "test_main", "test_keeper", "test_upgrade_steps", "test_notify")
 _NEED_ROOT = (
     *("test_attach", "test_cell", "test_container", "test_doctor", "test_fetching", "test_files", "test_files_random", "test_launcher"),
-    *("test_replace", "test_teardown"),
+    *("test_doors_end", "test_replace", "test_teardown"),
 )
 
 
