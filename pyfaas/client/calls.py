@@ -76,7 +76,7 @@ def segment(text: str) -> str:
     """Return a path's segment; what would name another path is refused."""
     if text in ("", ".", ".."):
         raise invalid(f"{text!r} names nothing")
-    return quote(text, safe="")
+    return quote(text, safe="*")  # as a path has it: it stands for everybody there
 
 
 def function_path(name: str) -> str:

@@ -68,7 +68,7 @@ def test_a_grant_says_all_that_was_typed(cli: Cli) -> None:
     assert "pyfaas share accept default/summarise --as NAME" in done.stderr
     assert "not set yet: key" in done.stderr
     listed = run(cli, "share ls")
-    assert "lock tone, limits, eq; require text; allow length" in listed
+    assert "lock eq, limits, tone; require text; allow length" in listed
     assert "5 at once, 2.5 a second, 100 a day" in listed
 
 
@@ -79,7 +79,7 @@ def test_a_grant_to_everybody(cli: Cli) -> None:
     assert any(line.split()[:2] == ["open", "everybody"] for line in run(cli, "share ls").splitlines())
     run(cli, "share revoke open --from public --running finish")
     asked = [r["path"] for r in cli.fake.seen()["requests"] if r["method"] == "DELETE"][-1]
-    assert asked == "/v1/functions/open/grants/%2A?running=finish"
+    assert asked == "/v1/functions/open/grants/*?running=finish"
 
 
 def test_accepting_makes_a_name(cli: Cli) -> None:
