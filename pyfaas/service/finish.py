@@ -19,6 +19,7 @@ from pyfaas.ports import Clock
 from pyfaas.service.journal import Journal
 from pyfaas.service.lane import CODE, Call
 from pyfaas.service.metering import Meter
+from pyfaas.service.sealing import is_refusal_of_parameters
 from pyfaas.service.session import OUTCOME_OF_FATE, OUTCOME_OF_STATUS, Doom, Session
 from sandbox.spec import Ending, Fate
 from sandbox.wire import Answer
@@ -87,6 +88,7 @@ class Finisher:
         elif result.outcome is Outcome.REJECTED:
             result.code, result.message = Code.INVALID_EVENT, str(error.get("errorMessage", "the event does not fit"))
             result.body = b""
+            result.is_callers_word = session.lane.way is not None and is_refusal_of_parameters(session.lane.way.layers, result.message)
         elif result.outcome is Outcome.TIMEOUT:
             result.message, result.body = "the deadline had passed before the code could start", b""
         elif result.outcome is Outcome.CANCELLED:

@@ -7,6 +7,8 @@ did itself (a parameter, a body that is no JSON, a deadline, a limit it knows) i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pyfaas.calls import Result
 from pyfaas.errors import Code
@@ -20,7 +22,20 @@ _SENTENCES = {
     Outcome.CRASHED: "the function's process ended before it answered",
 }
 _KNOWN_LIMITS = frozenset({"pids", "disk", "output", "cpu"})
+_LONGEST_KEY = 128  # as in the container, whose sentences these are
 _EVENT = "the event does not fit the function's parameters"
+
+
+def is_refusal_of_parameters(layers: Iterable[Mapping[str, Any]], message: str) -> bool:
+    """Tell whether a container's sentence is one of those that merging these parameters can end in: it names a declared key, and no value."""
+    for layer in layers:
+        for key in layer.get("lock", ()):
+            if message == f"the parameter {key[:_LONGEST_KEY]!r} is set by the owner":
+                return True
+        for key in layer.get("require", ()):
+            if message == f"the parameter {key[:_LONGEST_KEY]!r} is missing":
+                return True
+    return False
 
 
 def seal(result: Result) -> None:
