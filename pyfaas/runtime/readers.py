@@ -303,9 +303,17 @@ def _pydantic_reader(validate: Callable[[Any], Any]) -> Reader:
         try:
             return validate(value)
         except ValueError as error:  # pydantic's ValidationError is one
-            raise Mismatch(f"{path!r}: {error}") from None
+            raise Mismatch(f"{path!r}: {_without_values(error)}") from None
 
     return read
+
+
+def _without_values(error: ValueError) -> str:
+    """Return what pydantic has against a value by place and rule; its own text repeats the value, which may be somebody else's parameter."""
+    found = getattr(error, "errors", None)
+    if not callable(found):
+        return str(error)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in found())
 
 
 def _hints(kind: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -217,6 +218,27 @@ def test_a_value_that_does_not_fit_is_not_told(guest: Guest) -> None:
     assert answered.status == Status.INVALID_EVENT
     assert "size" in answered.json["errorMessage"]
     assert b"canary" not in answered.result
+
+
+def test_a_model_does_not_repeat_a_value(guest: Guest) -> None:
+    """What pydantic refuses is told by place and rule: its own text has the value, which may be a parameter of somebody else's."""
+    pytest.importorskip("pydantic")
+    paths = [str(guest.code), *(path for path in sys.path if path.endswith("site-packages"))]
+    source = """
+        from pydantic import BaseModel
+
+        class Order(BaseModel):
+            size: int
+
+        def handler(order: Order) -> int:
+            return order.size
+        """
+    assert guest.load(source, paths=paths)[0] == "R"
+    answered = guest.call({}, flags=Flag.PARAMS, meta={"params": [{"stored": {"order": {"size": "canary"}}}]})
+    assert answered.status == Status.INVALID_EVENT
+    assert "'order': size: Input should be a valid integer" in answered.json["errorMessage"]
+    assert b"canary" not in answered.result
+    assert guest.call({"order": {"size": 3}}).json == 3
 
 
 def test_a_url_event_is_left_alone(guest: Guest) -> None:
