@@ -53,7 +53,7 @@ class Config:
     log_account_bytes: int = _option(1 << 30, "logs kept of one account, bytes; the oldest go first")
     build_log_days: int = _option(90, "days that the logs of installations are kept")
     job_days: int = _option(7, "days that finished asynchronous calls and their results are kept")
-    usage_days: int = _option(400, "days that usage is kept; after two it is kept by the hour")
+    usage_days: int = _option(400, "days that usage, by the hour after two, and the audit trail are kept")
     bundles: str = _option("", "where bundles are kept: s3://BUCKET/PREFIX, one server's own (default: the data directory)")
     s3_endpoint: str = _option("", "the object store's URL; http:// is taken only here (default: AWS)")
     s3_region: str = _option("", "the object store's region (default: AWS_REGION, else us-east-1)")

@@ -31,7 +31,7 @@ from pyfaas.network import NetworkPlan
 from pyfaas.sharing import AccountAlias, Api, ApiId, ApiVersion, AuditLine, CallableId, Grant, GrantId, Subscription
 from sandbox.spec import Ending, Layer, Limits, Usage
 
-Kept = Literal["logs", "build_logs", "events", "jobs", "usage"]  # what is kept for a while only
+Kept = Literal["logs", "build_logs", "events", "jobs", "usage", "audit"]  # what is kept for a while only
 
 
 class Clock(Protocol):

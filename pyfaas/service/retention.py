@@ -68,6 +68,7 @@ class Retention:
             "events": config.log_days,
             "jobs": config.job_days,
             "usage": config.usage_days,
+            "audit": config.usage_days,
         }
         gone: dict[str, int] = {kind: await _repeated(lambda k=kind, b=now - kept * _DAY_S: self.store.trim(k, b)) for kind, kept in days.items()}  # type: ignore[misc]
         await _repeated(lambda: self.store.fold_usage(now - _FOLD_AFTER_S))

@@ -15,6 +15,7 @@ from pyfaas.adapters.bundles import BundleDirectory
 from pyfaas.adapters.sqlite.connection import Database
 from pyfaas.adapters.sqlite.locks import SqliteLocks
 from pyfaas.adapters.sqlite.queue import SqliteQueue
+from pyfaas.adapters.sqlite.sharing import SqliteSharing
 from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.adapters.trees import TreeDirectories
 from pyfaas.config import Config
@@ -22,6 +23,7 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import FunctionId, JobState, LogLine, Outcome, UsageRow
 from pyfaas.service.journal import Journal
 from pyfaas.service.retention import Retention
+from pyfaas.sharing import AuditKind, AuditLine
 from tests.adapters.samples import ALICE, BOB, RESIZE, account, function, job, move, token, version
 
 pytestmark = pytest.mark.asyncio
@@ -105,9 +107,9 @@ def used(at: float, **more: Any) -> UsageRow:
     return UsageRow(**{"at": at, "outcome": Outcome.OK, "wall_us": 1500, "memory_bytes": 1 << 30, **defaults, **more})
 
 
-async def test_each_kind_has_its_days(make: Callable[..., Place]) -> None:
-    """Logs, build logs, finished jobs and usage go after as many days as their option says, and not a batch before."""
-    place = make(log_days=1, build_log_days=3, job_days=2, usage_days=4)
+async def test_each_kind_has_its_days(make: Callable[..., Place], database: Database) -> None:
+    """Logs, build logs, finished jobs, usage and the audit trail go after as many days as their option says, and not a batch before."""
+    place, sharing = make(log_days=1, build_log_days=3, job_days=2, usage_days=4), SqliteSharing(database)
     await place.store.add_account(account(), token())
     days = (0.5, 1.5, 2.5, 3.5, 4.5)
     for age in days:
@@ -115,11 +117,13 @@ async def test_each_kind_has_its_days(make: Callable[..., Place]) -> None:
         await place.store.add_logs([line(f"{age}", at), line(f"{age}", at, stream="build")])
         await place.queue.put(job(f"j{age}", state=JobState.SUCCEEDED, created=at, finished=at))
         await place.store.add_usage([used(at)])
+        await sharing.add_audit([AuditLine(at=at, account=ALICE, kind=AuditKind.CALLED, other=None, name=f"{age}")])
     await place.retention.sweep()
     assert [found.line for _, found in await place.store.logs(RESIZE)] == ["0.5"]
     assert [found.line for _, found in await place.store.logs(RESIZE, build=True)] == ["0.5", "1.5", "2.5"]
     assert [found.id for found in await place.queue.list(ALICE)] == ["j0.5", "j1.5"]
     assert sum(row["calls"] for row in await place.store.usage(None, 0, NOW + DAY)) == 4
+    assert [line.name for _, line in await sharing.audit(ALICE, 0, 10)] == ["0.5", "1.5", "2.5", "3.5"]
 
 
 async def test_an_accounts_logs_are_capped_and_the_oldest_go(make: Callable[..., Place], database: Database) -> None:

@@ -290,6 +290,8 @@ _TRIM: Mapping[str, str] = {
         (SELECT cursor FROM (SELECT cursor, at FROM build_logs ORDER BY cursor LIMIT 500) WHERE at < ?)""",
     "events": """DELETE FROM events WHERE cursor IN
         (SELECT cursor FROM (SELECT cursor, at FROM events ORDER BY cursor LIMIT 500) WHERE at < ?)""",
+    "audit": """DELETE FROM audit WHERE cursor IN
+        (SELECT cursor FROM (SELECT cursor, at FROM audit ORDER BY cursor LIMIT 500) WHERE at < ?)""",
     "jobs": """DELETE FROM jobs WHERE id IN
         (SELECT id FROM jobs WHERE finished IS NOT NULL AND finished < ? ORDER BY finished LIMIT 100)""",
 }
