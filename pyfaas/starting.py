@@ -95,8 +95,9 @@ def start_team(given: Handover, program: str, half: int, beside: Sequence[str], 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)  # noqa: FBT003 - the call's shape
     tag = new_tag()
-    way_out, egress = start_egress(given)
+    check_exits(given.config)  # before anything is started that would have to be ended again
     control, launcher = start_launcher(given, life_read, tag, half, beside)
+    way_out, egress = start_egress(given)
     server = _start_server(
         replace(
             given,

@@ -155,14 +155,13 @@ class VmDoors:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         flow = Flow(self, self._ended)
         self._flows.add(flow)
-        try:
+        with contextlib.ExitStack() as undone:
+            undone.callback(client.close)
+            undone.callback(outer.close)
+            undone.callback(self._ended, flow)
+            undone.callback(flow.abort)
             await flow.join(client, outer, read)
-        except BaseException:
-            flow.abort()
-            self._ended(flow)
-            client.close()
-            outer.close()
-            raise
+            undone.pop_all()
 
     def _ended(self, flow: Flow) -> None:
         if flow in self._flows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -127,22 +128,21 @@ async def _first(addresses: Sequence[str], port: int) -> socket.socket:
 
 async def _connect(address: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
+    with contextlib.ExitStack() as undone:
+        undone.callback(made.close)
         await asyncio.get_running_loop().sock_connect(made, (address, port))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        made.close()
-        raise
+        undone.pop_all()
     return made
 
 
 async def _by(proxy: Proxy, destination: Destination, resolver: Resolver) -> tuple[socket.socket, bytes]:
     made = await _first(await resolver.resolve(proxy.host) or [proxy.host], proxy.port)
-    try:
-        return made, await _tunnel(made, proxy, destination)
-    except BaseException:
-        made.close()
-        raise
+    with contextlib.ExitStack() as undone:
+        undone.callback(made.close)
+        read = await _tunnel(made, proxy, destination)
+        undone.pop_all()
+    return made, read
 
 
 async def _tunnel(made: socket.socket, proxy: Proxy, destination: Destination) -> bytes:

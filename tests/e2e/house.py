@@ -124,14 +124,14 @@ class House:
         return [json.loads(line) for line in answer.body.splitlines()]
 
     def children(self) -> dict[str, int]:
-        """Return the pids of the launcher and the server, by what they are."""
+        """Return the pids of the launcher, the egress and the server, by what they are."""
         found: dict[str, int] = {}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
             try:
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:  # it ended while it was looked at
                 continue
-            found["launcher" if "launcher" in line and "server" not in line else "server"] = int(pid)
+            found["egress" if "pyfaas-egress" in line else "launcher" if "launcher" in line and "server" not in line else "server"] = int(pid)
         return found
 
     def stop(self, seconds: float = 20.0) -> int:

@@ -54,11 +54,11 @@ class Kept:
             return heard(connection)
 
     def children(self) -> dict[str, int]:
-        """Return the pids of launcher and server."""
+        """Return the pids of launcher, egress and server."""
         found = {}
         for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
-            found["launcher" if b"sandbox.launcher.main" in line else "server"] = int(pid)
+            found["launcher" if b"sandbox.launcher.main" in line else "egress" if b"pyfaas-egress" in line else "server"] = int(pid)
         return found
 
     def signal(self, number: int) -> None:

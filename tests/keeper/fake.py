@@ -51,6 +51,7 @@ class Fake:
         self.keeper = socket.socket(fileno=given.keeper)
         control = socket.socket(fileno=given.launcher)
         self.launchers = [control.recv(256).decode()]
+        self.exits = [socket.socket(fileno=given.egress)]
         self.controls = [control]
         self.words: list[str] = []
         self.is_stubborn = False
@@ -87,6 +88,8 @@ class Fake:
         if word == "launcher" and given is not None:
             self.controls.append(given)
             self.launchers.append(given.recv(256).decode())
+        elif word == "egress" and given is not None:
+            self.exits.append(given)
         elif word == "yield":
             tell(self.keeper, "yielded")
         elif word in ("", "done") and not self.is_stubborn:
@@ -97,6 +100,9 @@ class Fake:
         if word == "next launcher":
             self.hear()
             return self.launchers
+        if word == "next egress":
+            self.hear()
+            return len(self.exits)
         if word == "options":
             return {name: getattr(self.given.config, name) for name in ("idle_seconds", "uid_count")}
         if word == "words":
@@ -106,6 +112,6 @@ class Fake:
         if word == "signal":  # answered when one has arrived
             select.select([self.wake], [], [])
         if word == "surroundings":
-            expected = (self.given.listen, self.given.launcher, self.given.keeper, self.given.life)
+            expected = (self.given.listen, self.given.launcher, self.given.egress, self.given.keeper, self.given.life)
             return {"environment": sorted(os.environ), "open": self.descriptors, "handed": expected, "path": sys.path}
         return os.getpid()

@@ -37,10 +37,10 @@ def test_the_data_directory_is_private(kept: Kept) -> None:
 
 
 def test_the_server_gets_what_it_is_handed(kept: Kept) -> None:
-    """The server has the four descriptors of its hand-over, the standard three and nothing of the environment."""
+    """The server has the five descriptors of its hand-over, the standard three and nothing of the environment."""
     told = kept.ask("surroundings")
     assert set(told["handed"]) | {0, 1, 2} <= set(told["open"])
-    assert len(told["open"]) == 3 + 4 + 1  # and the one that lists them
+    assert len(told["open"]) == 3 + 5 + 1  # and the one that lists them
     assert set(told["environment"]) <= {"PATH", "LANG", "LC_CTYPE"}
 
 
@@ -53,6 +53,7 @@ def test_a_killed_server_is_started_again(kept: Kept) -> None:
         after = kept.ask("who")
     assert after not in (None, before["server"])
     assert gone(before["launcher"])
+    assert gone(before["egress"])
     kept.signal(signal.SIGTERM)
     status, out, err = kept.end()
     assert (status, out) == (0, "")
@@ -69,6 +70,17 @@ def test_a_killed_launcher_is_replaced(kept: Kept) -> None:
     after = kept.children()
     assert after["server"] == before["server"]
     assert after["launcher"] != before["launcher"]
+
+
+def test_a_killed_egress_is_replaced(kept: Kept) -> None:
+    """The server stays, and is handed the control socket of a new way out, as often as that is killed; the launcher knows nothing of it."""
+    before = kept.children()
+    for number in (2, 3):
+        os.kill(kept.children()["egress"], signal.SIGKILL)
+        assert kept.ask("next egress") == number
+    after = kept.children()
+    assert (after["server"], after["launcher"]) == (before["server"], before["launcher"])
+    assert after["egress"] != before["egress"]
 
 
 def test_a_server_that_ends_during_a_pause_is_seen_to(kept: Kept) -> None:

@@ -32,7 +32,7 @@ PUBLIC = {
     ],
 }
 # What a distribution is called, where its import name differs.
-IMPORTED_AS = {"prometheus-client": "prometheus_client", "pyyaml": "yaml", "sqlite-utils": "sqlite_utils", "jsonschema-rs": "jsonschema_rs"}
+IMPORTED_AS = {"prometheus-client": "prometheus_client", "pyyaml": "yaml", "sqlite-utils": "sqlite_utils", "jsonschema-rs": "jsonschema_rs", "dnspython": "dns"}
 
 
 def _settings() -> dict[str, object]:

@@ -18,6 +18,7 @@ NO_NAMES = ("utils", "helpers", "common", "base", "misc")
 PLACES = {
     "ctypes": ("sandbox.kernel",),
     "sqlite3": ("pyfaas.adapters.sqlite",),
+    "dns": ("pyfaas.egress",),
     "aiohttp": ("pyfaas.web", "pyfaas.client"),
     "jsonschema_rs": ("pyfaas.service.inputs",),
     "pyseccomp": ("sandbox.filters",),
