@@ -9,6 +9,7 @@ from typing import Any
 from pyfaas.web.shapes import Schema, text, whole
 
 JSON = "application/json"
+TIMEOUT_PATTERN = "^([1-9][0-9]{0,8}(\\.[0-9]{1,3})?(ms|s|m|h)?|0\\.[0-9]{0,2}[1-9](s|m|h)?)$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

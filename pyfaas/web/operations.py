@@ -11,7 +11,7 @@ from pyfaas.errors import Code
 from pyfaas.model import JobState, Scope
 from pyfaas.web.asked import BUDGET_FORM, ID_FORM, MAX_CURSOR, MAX_TIME, MAX_VERSION, NAME_FORM, TOKEN_FORM, USAGE_FORM
 from pyfaas.web.described import DONE as _GONE
-from pyfaas.web.described import JSON, Answer, Operation
+from pyfaas.web.described import JSON, TIMEOUT_PATTERN, Answer, Operation
 from pyfaas.web.described import json_answer as _json
 from pyfaas.web.described import page_query as _page
 from pyfaas.web.operations_apis import APIS
@@ -39,7 +39,6 @@ _LOG = {
     "follow": _FLAG | {"description": "go on with what is still to come"},
 }
 _WAIT = {"wait": whole(0, 3600) | {"description": "seconds to wait for the end; at most 60 in one request"}}
-TIMEOUT_PATTERN = "^([1-9][0-9]{0,8}(\\.[0-9]{1,3})?(ms|s|m|h)?|0\\.[0-9]{0,2}[1-9](s|m|h)?)$"
 PROMOTE_PATTERN = "^([1-9][0-9]{3,7}ms|[1-9][0-9]{0,5}s|[1-9][0-9]{0,3}m|[1-9][0-9]?h)$"
 _TIMEOUT: Schema = text(pattern=TIMEOUT_PATTERN, description="covers everything, waiting included; it only shortens")
 _CALL_HEADERS: dict[str, Schema] = {

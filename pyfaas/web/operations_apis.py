@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyfaas.web.asked import API_FORM, NAME_FORM
-from pyfaas.web.described import DONE, JSON, Answer, Operation, json_answer, page_query
+from pyfaas.web.described import DONE, JSON, TIMEOUT_PATTERN, Answer, Operation, json_answer, page_query
 from pyfaas.web.shapes import ANY, Schema, one_of, ref, text, whole
 
 BYTES, NDJSON = "application/octet-stream", "application/x-ndjson"
@@ -23,7 +23,7 @@ _DEFINITION = {
     ],
 }
 _CALL_HEADERS: dict[str, Schema] = {
-    "Pyfaas-Timeout": text(description="covers everything, waiting included; it only shortens"),
+    "Pyfaas-Timeout": text(pattern=TIMEOUT_PATTERN, description="covers everything, waiting included; it only shortens"),
     "Prefer": text(description="`respond-async`: keep the call, and answer 202 once it is durable"),
     "Pyfaas-On-Disconnect": one_of(("finish", "cancel")),
     "traceparent": text(description="W3C Trace Context"),

@@ -6,6 +6,7 @@ from pyfaas.apifile import DOCUMENT, MAX_OPERATIONS, METHODS, PARAMETER_FORM, SE
 from pyfaas.sharing import Access, ApiState, Payer, SubscriptionState
 from pyfaas.web.shapes import (
     ANY,
+    DESTINATION,
     NAME,
     TIME,
     Schema,
@@ -36,7 +37,7 @@ _SCHEMA: Schema = {
     "examples": [{"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}],
 }
 _TERMS: dict[str, Schema] = {
-    "network": array(text()) | {"description": "destinations that a run may reach, at most"},
+    "network": array(DESTINATION) | {"description": "destinations that a run may reach, at most"},
     "logs": _FLAG | {"description": "a subscriber sees what its runs print"},
     "reuse": _FLAG | {"description": "a container may answer the same subscription again"},
     "max_concurrency": maybe(whole(1, 10_000)) | {"description": "runs of one subscription at once"},
@@ -45,6 +46,7 @@ _TERMS: dict[str, Schema] = {
     "secrets": array(_SECRET) | {"description": "keys of the functions' own secrets that travel along"},
     "payer": one_of(Payer),
 }
+_SHOWN_TERMS: dict[str, Schema] = {**_TERMS, "network": array(text()), "secrets": array(text())}
 _OPERATION: dict[str, Schema] = {"name": NAME, "method": one_of(METHODS), "path": _PATH}
 _STATE = one_of(SubscriptionState)
 APIS: dict[str, Schema] = {
@@ -54,7 +56,7 @@ APIS: dict[str, Schema] = {
             "function": text(pattern="^[A-Za-z0-9_-]{1,64}(:([A-Za-z0-9_-]{1,64}|sha256-[0-9a-f]{64}))?$", examples=["summarise:3"]),
             "input": _SCHEMA,
             "output": _SCHEMA,
-            "timeout": {"type": ["string", "number"], "description": "500ms, 30s or 5m; a bare number is seconds"},
+            "timeout": text(pattern="^([1-9][0-9]{0,4}ms|[1-9][0-9]{0,1}s)$", description="500ms, 30s or 5m; at most 900s"),
             "description": text(maxLength=4096),
         },
         "name",
@@ -90,7 +92,7 @@ APIS: dict[str, Schema] = {
             "access": one_of(Access) | {"description": "this and what follows to its owner"},
             "accounts": array(text()),
             "digest": text(description="of what the definition says"),
-            "terms": shown(_TERMS),
+            "terms": shown(_SHOWN_TERMS),
             "owner": text(),
             "api": text(),
         },
@@ -133,7 +135,7 @@ APIS: dict[str, Schema] = {
             "api": text(pattern="^[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,64}$", description="OWNER/NAME"),
             "params": {"type": ["object", "null"], "propertyNames": {"minLength": 1, "maxLength": 128}},
             "secrets": {"type": ["object", "null"], "additionalProperties": text(), "propertyNames": _SECRET, "description": "none given: those that are kept stay"},
-            "network": maybe(array(text())) | {"description": "destinations that the runs may reach, of those that the API lends"},
+            "network": maybe(array(DESTINATION)) | {"description": "destinations that the runs may reach, of those that the API lends"},
         },
         "api",
     ),

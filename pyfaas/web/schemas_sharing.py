@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyfaas.sharing import AuditKind, Payer, Placing
 from pyfaas.web.shapes import (
     ANY,
+    DESTINATION,
     ID,
     NAME,
     TIME,
@@ -65,7 +66,7 @@ SHARING: dict[str, Schema] = {
             "allow": maybe(array(_PARAMETER)),
             **_CAPS,
             **{key: maybe(schema) for key, schema in _FLAGS.items()},
-            "network": maybe(array(text())),
+            "network": maybe(array(DESTINATION)),
             "secrets": maybe(array(_SECRET)) | {"description": "keys of the function's own secrets that travel along"},
             **{key: maybe(schema) for key, schema in _SIDES.items()},
         }
@@ -91,7 +92,7 @@ SHARING: dict[str, Schema] = {
             | {"description": "in place of all that it has; absent: as they are"},
             "memory": {"type": ["string", "integer", "null"], "description": "at most the version's"},
             "timeout": {"type": ["string", "number", "null"], "description": "at most the version's"},
-            "network": maybe(array(text())) | {"description": "destinations it may reach, among those that are lent"},
+            "network": maybe(array(DESTINATION)) | {"description": "destinations it may reach, among those that are lent"},
             "placement": maybe(one_of(Placing)),
         },
         "target",

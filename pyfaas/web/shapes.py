@@ -87,4 +87,9 @@ NAME = text(pattern=NAME_PATTERN)
 VERSION = whole(1, MAX_VERSION)
 OUTCOME = one_of(Outcome)
 DURATION = {"type": ["string", "number"], "description": "500ms, 30s, 5m or 1h; a bare number is seconds"}
+DESTINATION = text(
+    pattern="^(\\*\\.)?([a-z][a-z0-9]{0,20}\\.){1,3}[a-z]{2,10}:[1-9][0-9]{0,3}$",
+    description="host:port; *.domain:port, address/bits:port and name:port@address/bits are fine too",
+    examples=["api.example.com:443"],
+)
 SIZE = {"type": ["string", "integer"], "description": "256M or 1G; a bare number is MiB"}
