@@ -332,3 +332,30 @@ def sealed_with(data: Path) -> set[str]:
     """Return the ids of the keys that the database's rows need."""
     with sqlite3.connect(data / "pyfaas.db") as database:
         return {row[0] for row in database.execute("SELECT DISTINCT key_id FROM secrets")}
+
+
+def test_lent_runs_get_what_was_given_along(house: House, name: Callable[[], str]) -> None:
+    """A lent run has the alias's secrets, those of the owner's that the grant names, and parameters; a call against these is told which."""
+    f, alias, holder = name(), name(), house.account("secrets-holder")
+    travels, stays, theirs, locked = (canary() for _ in range(4))
+    house.deploy(f, "def handler(event, context):\n    return [event, context.params, context.secrets, context.caller, context.alias]\n")
+    for key, value in (("TRAVELS", travels), ("STAYS", stays)):
+        kept(house, f, key, value)
+    terms = {"lock": {"model": locked}, "require": ["size"], "secrets": ["TRAVELS"]}
+    granted = house.call("PUT", f"/v1/functions/{f}/grants/{holder}", json.dumps(terms), content_type="application/json")
+    assert granted.status in (200, 201), granted.body
+    order = {"target": f"default/{f}", "params": {}, "secrets": {"THEIRS": theirs}}
+    bound = house.call("PUT", f"/v1/aliases/{alias}", json.dumps(order), token=holder, content_type="application/json")
+    assert bound.status in (200, 201), bound.body
+    event, params, found, caller, called = house.invoke(alias, {"size": 1, "text": "a"}, token=holder).json
+    assert (event, params) == ({"size": 1, "text": "a", "model": locked}, {"size": 1, "model": locked})
+    assert (found, called) == ({"TRAVELS": travels, "THEIRS": theirs}, alias)
+    assert caller == house.call("GET", "/v1/whoami", token=holder).json["id"]
+    for sent, told_ in (({"size": 1, "model": "other"}, "the parameter 'model' is set by the owner"), ({}, "the parameter 'size' is missing")):
+        refused = house.invoke(alias, sent, token=holder)
+        assert (refused.status, refused.json["code"], refused.json["detail"]) == (400, "invalid_event", told_)
+        assert locked.encode() not in refused.body
+    assert house.invoke(f, {}).json[2] == {"TRAVELS": travels, "STAYS": stays}
+    listed = house.call("GET", f"/v1/aliases/{alias}", token=holder)
+    assert listed.json["secrets"] == ["THEIRS"]
+    assert theirs.encode() not in listed.body
