@@ -179,7 +179,7 @@ def unsubscribe(
 
 def _told(shown: Mapping[str, Any]) -> list[str]:
     """Return the keys that are told beside the operations, which have a table of their own."""
-    return [key for key in lending.filled(shown) if key != "operations"]
+    return [key for key in lending.filled(shown) if key not in ("operations", "digest", "terms")]
 
 
 def _operations(shown: Mapping[str, Any], subscription: str = "") -> None:

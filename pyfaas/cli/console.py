@@ -212,7 +212,7 @@ def _number(value: float, key: str) -> str:
 
 
 _KIB, _MIB = 1 << 10, 1 << 20
-_TIMES = frozenset({"at", "changed", "created", "ended", "expires", "finished", "started", "since", "from", "sunset", "to"})
+_TIMES = frozenset({"at", "changed", "created", "ended", "expires", "finished", "started", "since", "from", "sunset", "to", "updated"})
 
 
 def _tame(text: str) -> str:

@@ -18,7 +18,7 @@ from pyfaas.cli.publish import failed_version
 from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.calls import NDJSON, call_headers, split_called
-from pyfaas.client.errors import FunctionError, NotFound, from_problem, invalid
+from pyfaas.client.errors import FunctionError, NotAllowed, NotFound, from_problem, invalid
 from pyfaas.client.http import Reply
 from pyfaas.client.packing import pack
 from pyfaas.names import parse_duration
@@ -151,7 +151,7 @@ def _where_it_says_why(name: str, error: FunctionError, invocation: str) -> str:
 
 
 async def _tell_log(client: AsyncClient, name: str, invocation: str) -> None:
-    with contextlib.suppress(NotFound):  # of an account alias whose owner keeps the log sealed
+    with contextlib.suppress(NotFound, NotAllowed):  # of an account alias whose owner keeps the log sealed
         async for line in client.logs(name, invocation=invocation):
             console.err(str(line["line"]))
 

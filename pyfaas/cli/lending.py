@@ -49,6 +49,7 @@ def grant_row(grant: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "target": grant.get("target") or f"{grant.get('owner')}/{name}",
+        "as": grant.get("as"),
         "to": whom(str(grant.get("account"))),
         "version": grant.get("version"),
         "parameters": _parameters(grant),
@@ -61,11 +62,15 @@ def grant_row(grant: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parameters(grant: Mapping[str, Any]) -> str:
     said = []
-    for word in ("lock", "require", "allow"):
-        keys = grant.get(word)
-        if keys:
+    for word, key in (("lock", "locked"), ("require", "require"), ("allow", "allow")):  # the owner has the values, too
+        if keys := grant.get(key):
             said.append(f"{word} {', '.join(keys)}")
     return "; ".join(said)
+
+
+def names_of(grant: Mapping[str, Any], aliases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what an account calls what was lent to it."""
+    return [str(each["name"]) for each in aliases if str(each.get("target")).partition(":")[0] == grant.get("target")]
 
 
 def told(detail: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def ls(ctx: typer.Context, name: _Name) -> None:
     """List the names of a function's secrets."""
     rows = act(ctx, lambda client: client.secrets(name))
     nothing = f"no secrets; keep one: pyfaas secret set {name} K=@FILE"
-    console.show_list(chosen(ctx), rows, ("key", "created"), nothing)
+    console.show_list(chosen(ctx), rows, ("key", "updated"), nothing)
 
 
 @secret.command(epilog="Example: pyfaas secret rm charge api_key")

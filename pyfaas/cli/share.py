@@ -87,7 +87,7 @@ def grant(  # noqa: PLR0913 - options of a command
 
     is_table = chosen(ctx).output is Output.TABLE
     shown, owner = act(ctx, work)
-    console.show(chosen(ctx), shown, lending.filled(shown))
+    console.show(chosen(ctx), shown, [key for key in lending.filled(shown) if key not in ("id", "locked", "secrets_missing")])
     if is_table:
         if missing := shown.get("secrets_missing"):
             console.note(chosen(ctx), f"not set yet: {', '.join(missing)}; pyfaas secret set {name} K=@FILE")
@@ -110,8 +110,14 @@ def revoke(
 @share.command(epilog="Example: pyfaas share ls -o json")
 def ls(ctx: typer.Context) -> None:
     """List what the account lends, and what is lent to it."""
-    shown = act(ctx, lambda client: client.grants())
     options = chosen(ctx)
+
+    async def work(client: AsyncClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        shown = await client.grants()
+        is_table = options.output is Output.TABLE and not options.quiet
+        return shown, await client.account_aliases() if is_table and shown.get("received") else []
+
+    shown, aliases = act(ctx, work)
     if options.output is not Output.TABLE:
         console.document_out(options, shown)
         return
@@ -120,7 +126,9 @@ def ls(ctx: typer.Context) -> None:
         begin = "lend one of yours: pyfaas share grant NAME --to ACCOUNT"
         console.note(options, f"nothing is lent, by you or to you; {begin}")
     _list(options, "given", given, ("name", "to"))
-    _list(options, "received", received, ("target",))
+    _list(options, "received", [{**each, "as": lending.names_of(each, aliases)} for each in received], ("target", "as"))
+    if any(not lending.names_of(each, aliases) for each in received):
+        console.note(options, "to use what is lent to you: pyfaas share accept OWNER/NAME --as NAME")
 
 
 def _list(options: Globals, title: str, grants: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

@@ -74,7 +74,8 @@ class Lending:
         terms = await self._document(request)
         is_new = (name, account) not in self.grants
         missing = [key for key in terms.get("secrets", ()) if (name, key) not in self.secrets]
-        view = {"id": "g1", "owner": "default", "function": name, "account": account, "created": 1.0, **terms, "secrets_missing": missing}
+        view = {"id": "g1", "owner": "default", "function": name, "account": account, "created": 1.0, **terms}
+        view |= {"locked": sorted(terms.get("lock", {})), "secrets_missing": missing}
         self.grants[name, account] = view
         return web.json_response(view, status=201 if is_new else 200)
 
@@ -143,7 +144,7 @@ class Lending:
 
     async def list_secrets(self, request: web.Request) -> web.Response:
         """List the names."""
-        items = [{"key": key, "created": at} for (name, key), at in self.secrets.items() if name == request.match_info["name"]]
+        items = [{"key": key, "updated": at} for (name, key), at in self.secrets.items() if name == request.match_info["name"]]
         return web.json_response({"items": items, "next": None})
 
     async def remove_secret(self, request: web.Request) -> web.Response:

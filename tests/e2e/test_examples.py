@@ -29,6 +29,7 @@ SHAPES = {
     "page": "typed",
     "report": "event",
     "stream": "typed",
+    "text": "event",
     "thumbnail": "event",
 }
 # As the table's and the network's publications have them: birds and mean body mass by species, who leads the two factions.
@@ -254,6 +255,16 @@ def test_asynchronously(gallery: Gallery) -> None:
     ended = gallery.house.call("GET", queued.headers["location"] + "?wait=30", token=gallery.account).json
     assert (ended["id"], ended["state"], ended["outcome"]) == (queued.json["id"], "succeeded", "ok")
     assert (ended["result"]["path"][0], ended["result"]["path"][-1]) == (1, 34)
+
+
+def test_text(gallery: Gallery) -> None:
+    """A text is shortened to the sentences with its most frequent words, and says what it is about; common words are not."""
+    text = "The penguin swims. Penguins and a penguin eat fish with the other penguins. It rained."
+    shown = gallery.house.invoke("text", {"text": text, "sentences": 1}, token=gallery.account).json
+    assert shown["about"][0] in {"penguins", "penguin"}
+    assert (shown["summary"] in text, shown["words"]) == (True, 15)
+    whole = gallery.house.invoke("text", {"text": text, "sentences": 9}, token=gallery.account).json
+    assert whole["summary"] == text
 
 
 def test_the_steps_of_the_readme(gallery: Gallery, tmp_path: Path) -> None:

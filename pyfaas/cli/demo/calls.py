@@ -22,6 +22,7 @@ async def accounts(stage: Stage) -> str:
     async with AsyncClient(stage.url, admin_token) as admin:
         for name in ACCOUNTS:
             made = await admin.create_account(name)
+            stage.tokens[name] = made["token"]
             stage.clients[name] = await stage.exits.enter_async_context(AsyncClient(stage.url, made["token"]))
     return " and ".join(ACCOUNTS)
 
@@ -73,7 +74,7 @@ async def call_report(stage: Stage) -> str:
 
 async def call_graph(stage: Stage) -> str:
     """Find a path and ranks in a real network."""
-    answer = await stage.clients["south"].invoke("graph", {"start": 17, "end": 34})
+    answer = await stage.south.invoke("graph", {"start": 17, "end": 34})
     check(answer["path"][0] == 17 and answer["path"][-1] == 34 and answer["rank"][0][0] == 34, answer)  # noqa: PLR2004
     return f"path {'-'.join(map(str, answer['path']))}, highest rank {answer['rank'][0]}"
 
@@ -131,7 +132,7 @@ async def keep_apart(stage: Stage) -> str:
     await stage.north.deploy(stage.place / "private.py")
     check(await stage.north.invoke("private") == "north only", "the owner cannot call it")
     with contextlib.suppress(NotFound):
-        await stage.clients["south"].invoke("private")
+        await stage.south.invoke("private")
         raise StepFailed("south could call north's function")
     return "north's function is 404 to south"
 

@@ -17,13 +17,14 @@ from typing import Annotated, Any
 import typer
 
 from pyfaas.cli import console
-from pyfaas.cli.demo import calls, releases
-from pyfaas.cli.demo.server import COSTS, missing_layers, ready, spawn, stop
+from pyfaas.cli.demo import calls, lending, releases
+from pyfaas.cli.demo.server import COSTS, has_network, missing_layers, ready, spawn, stop
 from pyfaas.cli.demo.stage import Report, Stage
+from pyfaas.cli.demo.store import opened
 from pyfaas.cli.options import Globals
 
 app = typer.Typer(rich_markup_mode=None)
-EXAMPLES = ("hello", "report", "graph", "fanout", "stream", "asgi", "page", "thumbnail")
+EXAMPLES = ("hello", "report", "graph", "fanout", "stream", "asgi", "page", "thumbnail", "text")
 _KEPT_LINES = 15
 
 
@@ -71,7 +72,8 @@ def find_examples() -> Path:
 
 
 async def _demo(report: Report, examples: Path, place: Path) -> None:
-    stage = Stage(report, examples, place)
+    store = opened()
+    stage = Stage(report, examples, place, store)
     process: asyncio.subprocess.Process | None = None
 
     async def start() -> str:
@@ -80,6 +82,8 @@ async def _demo(report: Report, examples: Path, place: Path) -> None:
         if weaker:
             lost = "; ".join(f"{name} ({COSTS.get(name, 'a layer of the isolation')})" for name in weaker)
             console.note(report.options, f"note: not to be had here: {lost}; the demo goes on, since its functions are ours")
+        if has_network():
+            stage.network = (store.entry,)
         process = await spawn(place, weaker)
         return await ready(process, stage)
 
@@ -89,6 +93,7 @@ async def _demo(report: Report, examples: Path, place: Path) -> None:
                 for name, work in STEPS:
                     await report.step(name, lambda work=work: work(stage))  # type: ignore[misc]
     finally:
+        store.close()
         if process is not None:
             running = process
             await report.step("stop the server", lambda: stop(running))
@@ -114,5 +119,11 @@ STEPS: tuple[tuple[str, Callable[[Stage], Awaitable[str]]], ...] = (
     ("redeploy during calls", releases.redeploy),
     ("roll back", releases.roll_back),
     ("canary that fails", releases.canary),
+    ("lend a function", lending.lend),
+    ("accept it", lending.accept),
+    ("neither sees the other", lending.see_nothing),
+    ("take it back", lending.take_back),
+    ("the same as an API", lending.subscribe),
+    ("usage of both sides", lending.show_usage),
     ("read logs", calls.read_logs),
 )

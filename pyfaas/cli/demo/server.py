@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pyfaas.cli.demo.stage import Stage, StepFailed, check
+from pyfaas.cli.demo.store import HOST
 
 _READY_S, _STOP_S = 60.0, 45.0
 # What is lost with a layer that one may go without.
@@ -21,14 +22,22 @@ COSTS = {
 
 
 def missing_layers() -> list[str]:
-    """Return the names of the layers that cannot be had here."""
-    layers = importlib.import_module("sandbox.doctor").layers()
-    return [layer.name for layer in layers if not layer.live]
+    """Return the names of the layers that cannot be had here, and that a server has to be allowed to go without."""
+    doctor = importlib.import_module("sandbox.doctor")
+    return [layer.name for layer in doctor.layers() if not layer.live and layer.name not in doctor.EXTRA]
+
+
+def has_network() -> bool:
+    """Tell whether VMs can have a network here."""
+    return all(layer.live for layer in importlib.import_module("sandbox.doctor").layers() if layer.name == "doors")
 
 
 async def spawn(place: Path, weaker: list[str]) -> asyncio.subprocess.Process:
-    """Start a server that keeps everything under `place`, without the layers that are named."""
+    """Start a server that keeps everything under `place`, without the layers that are named; it finds the demo's store on loopback."""
+    hosts = place / "hosts"
+    hosts.write_text(f"127.0.0.1 {HOST}\n")
     command = [sys.executable, "-m", "pyfaas", "serve", "--port", "0", "--data-dir", str(place / "data")]
+    command += ["-s", "egress_private=127.0.0.1/32", "-s", f"egress_hosts={hosts}"]
     if weaker:
         command += ["--allow-weaker-isolation", ",".join(weaker)]
     with (place / "serve.log").open("wb") as log:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyfaas.cli import console
+from pyfaas.cli.demo.store import Store
 from pyfaas.cli.options import Globals, Output
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.errors import Error
@@ -67,14 +68,22 @@ class Stage:
     report: Report
     examples: Path
     place: Path
+    store: Store  # south's documents
     url: str = ""
+    network: tuple[str, ...] = ()  # what leads to the store; nothing where VMs cannot have a network
     clients: dict[str, AsyncClient] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
     exits: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     @property
     def north(self) -> AsyncClient:
         """The first account's client."""
         return self.clients["north"]
+
+    @property
+    def south(self) -> AsyncClient:
+        """The second account's client."""
+        return self.clients["south"]
 
     def photo(self, name: str) -> bytes:
         """Return a photograph."""
