@@ -118,10 +118,16 @@ class Accepting:
             raise PyfaasError(Code.CONFLICT, f"the name {name!r} is taken in this account", hint="take another one")
         return None
 
+    def check_network(self, account: AccountId, wanted: Sequence[str]) -> None:
+        """Raise not_allowed when an account that may not use the network lets something do."""
+        if wanted and not self._registry.accounts[account].network:
+            raise PyfaasError(Code.NOT_ALLOWED, "this account may not use the network", hint="leave network out; an admin can allow it")
+
     def _check(self, alias: AccountAlias, grant: Grant | None, beneath: Sequence[Grant]) -> None:
         terms = grant.terms if grant is not None else Terms()
         decisions.check_params(alias.params, terms, [each.terms for each in beneath])
         if grant is not None:
+            self.check_network(alias.account, alias.network)
             decisions.check_network(alias.network, terms.network)
             for each in (terms, *(further.terms for further in beneath)):
                 decisions.check_placement(alias.placement, each.placement)
@@ -190,5 +196,5 @@ def _check_bounds(alias: AccountAlias, version: Version, inner: Sequence[Account
 
 
 def ended(grant: Grant, at: float) -> Grant:
-    """Return a grant as it is once it was taken back."""
-    return replace(grant, ended=at)
+    """Return a grant as it is once it was taken back: what was agreed is nobody's business any more."""
+    return replace(grant, ended=at, terms=Terms())

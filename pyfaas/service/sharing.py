@@ -31,6 +31,7 @@ from pyfaas.service.ways import Ways
 from pyfaas.sharing import AccountAlias, AuditKind, CallableId, Grant, GrantId
 
 EVERYBODY = ("*", "public")
+MAX_GRANTS, MAX_ALIASES = 1000, 1000  # of one account, living
 Revoked = Callable[[Grant | AccountAlias, bool], Awaitable[None]]
 
 
@@ -57,7 +58,8 @@ class Sharing:
         self._registry, self._shares, self._ways, self._store = registry, shares, ways, store
         self._clock, self._secrets, self._audit, self._revoked = clock, secrets, audit, revoked
         self._turns: defaultdict[AccountId, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._held = {(g.owner, g.name, g.caller) for g in shares.grants.values() if g.ended is not None}
+        self._held: dict[tuple[AccountId, str, AccountId | None], GrantId] = {}  # the last that ended
+        self._remember(sorted((g for g in shares.grants.values() if g.ended is not None), key=lambda g: g.ended or 0.0))
         self._accepting = Accepting(registry, shares, ways, lambda owner, name, caller: (owner, name, caller) in self._held)
 
     # ---- grants
@@ -76,8 +78,11 @@ class Sharing:
             borrower = self._borrower(account)
             if borrower == owner:
                 raise PyfaasError(Code.INVALID_REQUEST, "nothing needs to be lent to oneself", hint="an account alias on your own needs no grant")
+            self._accepting.check_network(owner, terms.network)
             target = self._accepting.lendable(owner, name, terms)
             old = self._shares.living.get((target, borrower))
+            if old is None:
+                _check_room("grants", MAX_GRANTS, sum(each.owner == owner for each in self._shares.living.values()))
             if old is not None and old.terms == terms:
                 return 200, self._given(old)
             now = self._clock.now()
@@ -147,6 +152,8 @@ class Sharing:
             now = self._clock.now()
             binding = self._accepting.bind(account, name, order, now)
             alias, old = binding.alias, binding.old
+            if old is None:
+                _check_room("account aliases", MAX_ALIASES, sum(each.account == account for each in self._shares.aliases.values()))
             if order.secrets is not None:
                 await self._secrets.set_all(alias.id, order.secrets)
             try:
@@ -275,12 +282,21 @@ class Sharing:
         for alias in aliases:
             self._shares.drop_alias(alias)
         for grant in grants:
-            self._held.add((grant.owner, grant.name, grant.caller))
             self._shares.put_grant(ended(grant, now))
+        self._remember(grants)
         await self._audit.tell(line for grant in grants for line in pair(now, AuditKind.REVOKED, *self._sides(grant)))
         for alias in aliases:
             await self._secrets.forget(alias.id)
             await self._tell(AuditKind.REMOVED, alias)
+
+    def _remember(self, grants: Iterable[Grant]) -> None:
+        """Keep in mind who held what; of what ended under one name, and has no alias, the last is enough, or it would grow for ever."""
+        bound = {alias.grant for alias in self._shares.aliases.values()}
+        for grant in grants:
+            key = (grant.owner, grant.name, grant.caller)
+            before, self._held[key] = self._held.get(key), grant.id
+            if before is not None and before not in bound:
+                self._shares.grants.pop(before, None)
 
     async def _over(self, what: Iterable[Grant | AccountAlias], *, is_stopping: bool) -> None:
         """End the runs of what has ended, all of it whatever goes wrong with some; raises the first failure."""
@@ -324,3 +340,9 @@ class Sharing:
         """Return an account's name; that of one which is gone is its id."""
         found = self._registry.accounts.get(account)
         return found.name if found is not None else account
+
+
+def _check_room(what: str, most: int, there: int) -> None:
+    if there >= most:
+        evidence = {"limit": what.replace(" ", "_"), "value": most, "observed": there, "unit": "count"}
+        raise PyfaasError(Code.CONFLICT, f"an account has at most {most} {what}", hint="remove what is not needed", evidence=evidence)

@@ -103,14 +103,14 @@ async def test_one_grant_lives(sharing: SqliteSharing) -> None:
 
 
 async def test_what_ended_stays_ended(sharing: SqliteSharing) -> None:
-    """An ended grant and a removed alias take no change, and their first end counts."""
+    """An ended grant and a removed alias take no change, their first end counts, and what was agreed is forgotten."""
     await sharing.put_grant(grant())
     await sharing.put_alias(alias())
     await sharing.end([GrantId("g1")], [CallableId("a1")], 7.0)
     await sharing.end([GrantId("g1")], [CallableId("a1")], 8.0)
     assert await refused(sharing.put_grant(grant(terms=Terms()))) is Code.GONE
     assert await refused(sharing.put_alias(alias(params={"a": 1}))) is Code.GONE
-    assert await sharing.load() == ([grant(ended=7.0)], [])
+    assert await sharing.load() == ([grant(ended=7.0, terms=Terms())], [])
 
 
 async def test_a_name_is_an_accounts_once(sharing: SqliteSharing, store: SqliteStore) -> None:
@@ -142,7 +142,7 @@ async def test_an_account_takes_its_names_along(sharing: SqliteSharing, store: S
     await sharing.put_alias(alias())
     await store.remove_account(BOB, 8.0)
     await sharing.end([GrantId("g1")], [CallableId("a1")], 9.0)
-    assert await sharing.load() == ([grant(ended=9.0)], [])
+    assert await sharing.load() == ([grant(ended=9.0, terms=Terms())], [])
 
 
 async def test_a_race_for_a_name(sharing: SqliteSharing) -> None:

@@ -182,7 +182,11 @@ class Office:
         grants, aliases = await self.kept.load()
         living = {(grant.target, grant.caller): grant for grant in grants if grant.ended is None}
         names = {(alias.account, alias.name): alias for alias in aliases}
-        return living == self.shares.living and names == self.shares.alias_names and {g.id: g for g in grants} == self.shares.grants
+        kept = {grant.id: grant for grant in grants}
+        forgotten = [kept.pop(key) for key in kept.keys() - self.shares.grants.keys()]
+        bound = {alias.grant for alias in aliases}
+        is_known = kept == self.shares.grants and all(grant.ended is not None and grant.id not in bound for grant in forgotten)
+        return living == self.shares.living and names == self.shares.alias_names and is_known
 
 
 async def open_office(database: Database, secrets: Kept) -> Office:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -465,3 +466,54 @@ async def test_every_end_is_seen_to(office: Office) -> None:
     office.sharing._revoked = failing
     assert (await refused(office.sharing.remove_alias(office.caller("bob"), "mine"))).code is Code.STORAGE_FULL
     assert len(reached) == 2
+
+
+# ---- bounds
+
+
+async def test_what_ended_does_not_grow_for_ever(office: Office) -> None:
+    """Of grants that were made and taken back over and over the last is remembered, on the same for the same, and that one says `gone`."""
+    for _ in range(20):
+        await office.grant("ada", "greet", "bob", lock={"k": CANARY})
+        await office.revoke("ada", "greet", "bob")
+    assert len(office.shares.grants) == 1
+    assert CANARY not in str(await office.kept.load())
+    for each in (office, await office.again()):
+        assert len(each.shares.grants) == 1
+        assert (await refused(each.accept("bob", "mine", "ada/greet"))).code is Code.GONE
+    await office.grant("ada", "greet", "bob")
+    await office.accept("bob", "mine", "ada/greet")
+    for _ in range(3):
+        await office.revoke("ada", "greet", "bob")
+        await office.grant("ada", "greet", "bob")
+    assert office.state("bob", "mine") == "gone"
+
+
+async def test_an_account_has_so_many_and_no_more(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a new grant or alias is refused, one that is there can still change, and one that went makes room."""
+    monkeypatch.setattr("pyfaas.service.sharing.MAX_GRANTS", 2)
+    monkeypatch.setattr("pyfaas.service.sharing.MAX_ALIASES", 2)
+    for account in ("bob", "cyd"):
+        await office.grant("ada", "greet", account)
+    error = await refused(office.grant("ada", "greet", "dan"))
+    assert (error.code, error.evidence["value"], error.evidence["observed"]) == (Code.CONFLICT, 2, 2)
+    await office.grant("ada", "greet", "cyd", rate=1)
+    await office.revoke("ada", "greet", "cyd")
+    await office.grant("ada", "greet", "dan")
+    for name in ("one", "two", "one"):
+        await office.accept("bob", name, "ada/greet")
+    assert (await refused(office.accept("bob", "three", "ada/greet"))).code is Code.CONFLICT
+    await office.accept("dan", "one", "ada/greet")
+
+
+async def test_an_account_without_network(office: Office) -> None:
+    """It neither lends nor is lent a destination, and is told so; everything else it may."""
+    ada, bob = (office.registry.accounts[IDS[who]] for who in ("ada", "bob"))
+    await office.grant("ada", "greet", "bob", network=["a.example:443"])
+    office.registry.put_account(replace(bob, network=False))
+    error = await refused(office.accept("bob", "mine", "ada/greet", network=["a.example:443"]))
+    assert (error.code, "network" in error.message) == (Code.NOT_ALLOWED, True)
+    await office.accept("bob", "mine", "ada/greet")
+    office.registry.put_account(replace(ada, network=False))
+    assert (await refused(office.grant("ada", "greet", "cyd", network=["a.example:443"]))).code is Code.NOT_ALLOWED
+    await office.grant("ada", "greet", "cyd")

@@ -75,7 +75,10 @@ class SqliteSharing:
         await self._database.write(work)
 
     async def end(self, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
-        """End grants and remove aliases, in one transaction; the first time counts, and a removed alias's name is free."""
+        """End grants and remove aliases, in one transaction; the first time counts.
+
+        An ended grant's terms and a removed alias's binding are forgotten, and its name is free.
+        """
         await self._database.write(lambda connection: _end(connection, grants, aliases, at))
 
     async def add_audit(self, lines: Sequence[AuditLine]) -> None:
@@ -108,8 +111,8 @@ def _take_name(connection: sqlite3.Connection, alias: AccountAlias) -> None:
 
 
 def _end(connection: sqlite3.Connection, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
-    connection.executemany("UPDATE grants SET ended = ? WHERE id = ? AND ended IS NULL", [(at, each) for each in grants])
-    connection.executemany("UPDATE account_aliases SET removed = ? WHERE id = ? AND removed IS NULL", [(at, each) for each in aliases])
+    connection.executemany("UPDATE grants SET ended = ?, terms = '{}' WHERE id = ? AND ended IS NULL", [(at, each) for each in grants])
+    connection.executemany("UPDATE account_aliases SET removed = ?, binding = '{}' WHERE id = ? AND removed IS NULL", [(at, each) for each in aliases])
     connection.executemany("DELETE FROM callables WHERE kind = 'alias' AND id = ?", [(each,) for each in aliases])
 
 
