@@ -337,8 +337,8 @@ _FAILURES: dict[str, Schema] = {
         {"invocationId": ID, "errorType": text(), "errorMessage": text(), "stackTrace": array(text())},
     )
     | {"description": "RFC 9457, with whose fault it is, what to do, and what was observed"},
-    "FunctionFailure": shown({"errorType": text(), "errorMessage": text(), "stackTrace": array(text()), "invocationId": ID})
-    | {"description": "what the function's code raised"},
+    "FunctionFailure": shown({"errorType": text(), "invocationId": ID}, {"errorMessage": text(), "stackTrace": array(text())})
+    | {"description": "what the function's code raised; of a run through an account alias or an API only that it did"},
 }
 
 _SECRETS: dict[str, Schema] = {

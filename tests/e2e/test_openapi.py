@@ -297,6 +297,55 @@ def test_lending(walk: Walk) -> None:
     walk("GET", "/v1/audit", 200, query="?after=1", **ME)
 
 
+def test_apis(walk: Walk) -> None:
+    """What is published, subscribed to, approved, called and ended is as described."""
+    walk.house.account("publisher")
+    you = {"token": "publisher"}
+    walk.house.deploy("listed", CODE, **you)
+    own, asked, mine = "/v1/apis/{api}", "/v1/apis/{api}/approvals/{account}", "/v1/subscriptions/{name}"
+    operation = {"name": "run", "path": "/runs/{id}", "function": "listed", "input": {"required": ["id"]}, "timeout": "5s", "description": "runs"}
+    definition = {"version": "1", "access": "approval", "title": "Walked", "operations": [operation], "secrets": ["K"], "rate": 100}
+    walk("PUT", own, 201, json.dumps(definition), api="walked", **JSON, **you)
+    walk("PUT", own, 200, json.dumps(definition), api="walked", **JSON, **you)
+    walk("PUT", own, 409, json.dumps({**definition, "title": "other"}), api="walked", **JSON, **you)
+    walk("PUT", own, 404, json.dumps({**definition, "operations": [{**operation, "function": "called"}]}), api="other", **JSON, **you)
+    walk("PUT", own, 413, json.dumps({**definition, "version": "x" * 300_000}), api="walked", **JSON, **you)
+    order = json.dumps({"api": "publisher/walked", "params": {"a": 1}, "secrets": {"K": "v"}})
+    walk("PUT", mine, 201, order, name="walking", **JSON, **ME)
+    walk("PUT", mine, 200, order, name="walking", **JSON, **ME)
+    walk("PUT", mine, 409, order, name="again", **JSON, **ME)
+    call = {"owner": "publisher", "api": "walked", "version": "1"}
+    walk("POST", "/v1/apis/{owner}/{api}/{version}/{path}", 403, "{}", path="runs/1", **call, **JSON, **ME)
+    walk("GET", "/v1/apis/{api}/approvals", 200, api="walked", **you)
+    walk("POST", asked, 200, '{"approve": true}', api="walked", account="walker", **JSON, **you)
+    walk("POST", asked, 409, '{"approve": false}', api="walked", account="walker", **JSON, **you)
+    for token in (ME, you):
+        walk("GET", "/v1/apis", 200, **token)
+        walk("GET", "/v1/apis/{owner}/{api}", 200, owner="publisher", api="walked", **token)
+        walk("GET", "/v1/apis/{owner}/{api}/{version}/openapi.json", 200, **call, **token)
+    walk("GET", own, 200, api="walked", **you)
+    walk("GET", mine, 200, name="walking", **ME)
+    walk("GET", "/v1/subscriptions", 200, **ME)
+    for body, status in (('{"a": 1}', 200), ('{"do": "raise"}', 500), ('{"do": "die"}', 502), ("[1]", 400)):
+        walk("POST", "/v1/apis/{owner}/{api}/{version}/{path}", status, body, path="runs/1", **call, **JSON, **ME)
+    walk("GET", "/v1/apis/{owner}/{api}/{version}/{path}", 405, path="runs/1", **call, **ME)
+    walk("POST", "/v1/apis/{owner}/{api}/{version}/{path}", 202, "{}", path="runs/1", prefer="respond-async", **call, **JSON, **ME)
+    named = "/v1/functions/{name}/{operation}"
+    for body, status in (('{"id": 1}', 200), ('{"id": 1, "do": "raise"}', 500), ("{}", 400)):
+        walk("POST", f"{named}/invoke", status, body, name="walking", operation="run", **JSON, **ME)
+    walk("POST", f"{named}/map", 200, '{"id": 1}\n{}\n', name="walking", operation="run", content_type="application/x-ndjson", **ME)
+    walk("POST", "/v1/apis/{api}/versions/{version}/deprecate", 200, '{"sunset": 2000000000}', api="walked", version="1", **JSON, **you)
+    walk("POST", "/v1/apis/{api}/versions/{version}/retire", 200, api="walked", version="1", **you)
+    walk("POST", "/v1/apis/{api}/versions/{version}/deprecate", 409, api="walked", version="1", **you)
+    walk("GET", "/v1/apis/{owner}/{api}/{version}/openapi.json", 410, **call, **ME)
+    walk("GET", mine, 200, name="walking", **ME)
+    walk("DELETE", asked, 204, api="walked", account="walker", query="?running=finish", **you)
+    walk("DELETE", asked, 404, api="walked", account="walker", **you)
+    walk("DELETE", mine, 404, name="walking", **ME)
+    walk("DELETE", own, 204, api="walked", **you)
+    walk("GET", own, 404, api="walked", **you)
+
+
 def test_the_server(walk: Walk) -> None:
     """What the server says of itself is as described."""
     for path in ("/", "/healthz", "/readyz", "/openapi.json", "/metrics"):
