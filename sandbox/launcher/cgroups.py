@@ -144,6 +144,15 @@ class Leaf:
         if self._is_v1 and peak is not None:
             _write(peak, "0")
 
+    def bound_sockets(self) -> None:
+        """Bound the memory of what internet sockets hold unread, which v2 counts as memory and v1 apart, without a limit.
+
+        Without it 80 sockets of a container with 64 MiB held 300 MB, and all sockets of the host share one pool (tcp(7), tcp_mem).
+        """
+        path = self._file(_SOCKETS_FILE)
+        if self._is_v1 and path is not None and os.path.exists(path):
+            _write(path, str(_SOCKETS_BYTES))
+
     def is_empty(self) -> bool:
         """Whether no process is in the group, not even one that is ending: the kernel counts it until it is released."""
         return _read_or_empty(self._file("pids.current") or "").strip() == "0"
@@ -205,6 +214,7 @@ LIMIT_FILES = {
     True: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max", "cpu.cfs_quota_us"),
     False: ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "memory.oom.group"),
 }
+_SOCKETS_FILE, _SOCKETS_BYTES = "memory.kmem.tcp.limit_in_bytes", 32 << 20
 _SWAP_FILES = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 COUNTER_FILES = {
     True: ("memory.oom_control", "memory.max_usage_in_bytes", "pids.events", "cpuacct.usage"),

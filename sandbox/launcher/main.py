@@ -236,6 +236,8 @@ class Launcher:
         leaf = None
         if self.groups is not None:
             leaf = self.groups.create(f"pyfaas-{self.options.instance}-{vm.id}/{vm.made}", vm.spec.limits)
+            if vm.spec.network is not Network.NONE:
+                leaf.bound_sockets()
         self._fork_as(request, vm, f"{vm.id}.{vm.made}", leaf, is_hurried=is_hurried)
 
     def _fork_as(self, request: str, vm: vms.VmRecord, container_id: str, leaf: cgroups.Leaf | None, *, is_hurried: bool) -> vms.ContainerRecord:
