@@ -196,7 +196,7 @@ class Sharing(Protocol):
         """
 
     async def end(self, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
-        """End grants and remove aliases, in one transaction; the first time counts. Terms and bindings are forgotten."""
+        """End grants and remove aliases, in one transaction; the first time counts. Terms and parameters are forgotten."""
 
     async def add_audit(self, lines: Sequence[AuditLine]) -> None:
         """Append lines (a batch, as logs are)."""

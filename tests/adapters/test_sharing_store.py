@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,14 @@ async def test_an_alias_in_place_of_another(sharing: SqliteSharing) -> None:
     assert await refused(sharing.put_alias(alias("a4", name="taken"), CallableId("a2"))) is Code.CONFLICT
     _, aliases = await sharing.load()
     assert [each.id for each in aliases] == ["a2", "a3"]
+
+
+async def test_what_a_removed_alias_was_bound_to(sharing: SqliteSharing, database: Database) -> None:
+    """What it stood for stays, for the bill; its parameters do not."""
+    await sharing.put_alias(alias(params={"k": "canary"}))
+    await sharing.end([], [CallableId("a1")], 7.0)
+    kept = await database.read(lambda c: [json.loads(row["binding"]) for row in c.execute("SELECT binding FROM account_aliases")])
+    assert [(each["owner"], each["target_name"], each["params"]) for each in kept] == [(ALICE, "resize", {})]
 
 
 async def test_an_account_takes_its_names_along(sharing: SqliteSharing, store: SqliteStore) -> None:

@@ -77,7 +77,7 @@ class SqliteSharing:
     async def end(self, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
         """End grants and remove aliases, in one transaction; the first time counts.
 
-        An ended grant's terms and a removed alias's binding are forgotten, and its name is free.
+        An ended grant's terms and a removed alias's parameters are forgotten, and its name is free.
         """
         await self._database.write(lambda connection: _end(connection, grants, aliases, at))
 
@@ -112,7 +112,7 @@ def _take_name(connection: sqlite3.Connection, alias: AccountAlias) -> None:
 
 def _end(connection: sqlite3.Connection, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
     connection.executemany("UPDATE grants SET ended = ?, terms = '{}' WHERE id = ? AND ended IS NULL", [(at, each) for each in grants])
-    connection.executemany("UPDATE account_aliases SET removed = ?, binding = '{}' WHERE id = ? AND removed IS NULL", [(at, each) for each in aliases])
+    connection.executemany("UPDATE account_aliases SET removed = ?, binding = json_set(binding, '$.params', json('{}')) WHERE id = ? AND removed IS NULL", [(at, each) for each in aliases])
     connection.executemany("DELETE FROM callables WHERE kind = 'alias' AND id = ?", [(each,) for each in aliases])
 
 
