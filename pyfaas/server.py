@@ -63,6 +63,7 @@ from pyfaas.service.retention import Retention
 from pyfaas.service.secrets import Secrets
 from pyfaas.service.service import Service, write_secret
 from pyfaas.service.storage import forget_missing
+from pyfaas.service.traffic import Traffic, resume_day
 from pyfaas.web.front import Site, start
 from sandbox.errors import LauncherGone, SandboxError
 from sandbox.host.launcher import Launcher
@@ -128,6 +129,8 @@ class Server:
         self.fleet.listen(happenings.tell)
         self.lending = await lending.opened(registry, SqliteSharing(database), SqliteApis(database), self.clock, await self._secrets(data, registry))
         dispatcher = Dispatcher(self.config, registry, self.lending.ways, self.fleet, finisher, self.clock)
+        traffic = Traffic(self.config, self.fleet, self.journal, self.clock, self.egress)
+        dispatcher.is_spent = traffic.is_spent
         bundles, trees = open_bundles(self.given.place, data / "bundles", self.config.reserve_bytes), TreeDirectories(data)
         locks = SqliteLocks(database)
         environments = Environments(self.config, registry, locks, trees, self.workers, self.journal, self.clock, self.given.tool, self.given.exits)
@@ -148,12 +151,9 @@ class Server:
             turn=environments.turn,
         )
         await self._first_start(data)
-        lost = forget_missing(registry, trees.names_nowait("prepared"), trees.names_nowait("environments"))
-        if lost:
-            log.warning("versions_without_files", extra={"count": lost})
-        if ended := await self.lending.sharing.recover():
-            log.warning("rights_ended", extra={"count": ended})
+        await self._mend(registry, trees)
         self._recover(registry, publisher)
+        await resume_day(self.store, self.clock, dispatcher, self.lending.ways, traffic)
         dispatcher.open()
         _tell_recovered(await self.service.jobs.open(beside=not self._is_alone))
         self.site = await start(self.service, self.config, self._listen())
@@ -240,6 +240,13 @@ class Server:
                 registry.put_token(token)
                 write_secret(str(path), text)
                 log.info("token_written", extra={"path": str(path)})
+
+    async def _mend(self, registry: Registry, trees: TreeDirectories) -> None:
+        """Take note of what is lost of the disk, and end what was lent of what a server that died had removed."""
+        if lost := forget_missing(registry, trees.names_nowait("prepared"), trees.names_nowait("environments")):
+            log.warning("versions_without_files", extra={"count": lost})
+        if ended := await self.lending.sharing.recover():
+            log.warning("rights_ended", extra={"count": ended})
 
     def _recover(self, registry: Registry, publisher: Publisher) -> None:
         """Go on where an earlier server stopped: pointers to ready versions are cut over, the rest is prepared again.

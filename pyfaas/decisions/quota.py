@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,19 +17,19 @@ class Admission(Enum):
     REFUSE = "refuse"
 
 
-def admit(*, account_running: int, account_limit: int, gates: Iterable[tuple[int, int]], waiting: int, queue_limit: int) -> Admission:
-    """Admit below all limits; else wait while the account's queue has room; else refuse (429).
+def admit(*, is_free: bool, waiting: int, queue_limit: int) -> Admission:
+    """Admit below all limits (`is_free`); else wait while the account's queue has room; else refuse (429).
 
-    `gates` are (running, limit) of the function under its tenant key and of what it is lent through; what waits counts per account.
+    The limits are of the account, of the function under its tenant key, and of what it is lent through; what waits counts per account.
     """
-    if account_running < account_limit and all(running < limit for running, limit in gates):
+    if is_free:
         return Admission.ADMIT
     return Admission.WAIT if waiting < queue_limit else Admission.REFUSE
 
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """How many runs may begin in a second (a bucket that holds a second's worth) and in a day of UTC; 0 is no limit.
+    """How many runs may begin in a second (a bucket that holds a second's worth) and in a day of UTC; 0 is no limit, and then nothing is counted.
 
     `now` is in seconds, monotonic; `at` the wall clock's, since the epoch.
     """
@@ -41,10 +40,16 @@ class Pace:
     begun: int = 0  # in `day`
     left: float = 0.0
     since: float = -math.inf
+    is_on: bool = False  # there is a limit
 
     def set(self, rate: float, per_day: int) -> None:
         """Go on with other limits."""
         self.rate, self.per_day = rate, per_day
+        self.is_on = bool(rate or per_day)
+
+    def resume(self, begun: int, at: float) -> None:
+        """Go on with a day in which so many runs began already."""
+        self.day, self.begun = int(at // DAY_S), begun
 
     def wait(self, now: float, at: float) -> float:
         """Return after how many seconds a run may begin: 0 for now."""

@@ -64,6 +64,7 @@ class Dispatcher:
         self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
         self.secrets_of: Callable[[Call], Mapping[str, str]] = lambda _call: {}  # opened
         self.secrets_size: Callable[[Call], int] = lambda _call: 0  # at most, in bytes
+        self.is_spent: Callable[[AccountId], bool] = lambda _payer: False  # it moved as much over the network as it may today
         self.audit: Callable[[Way, Result], None] = lambda _way, _result: None
         self.is_draining = False
         self.unrun: Counter[Outcome] = Counter()  # calls that were accepted and ended without having run
@@ -132,6 +133,7 @@ class Dispatcher:
         entry, way = self._find(request)
         account = self._load_of(request, entry, way)
         now = self.clock.monotonic()
+        admission = self._admission(account, entry, way, now)
         call = Call(self, request.id or self.ids.next(), request, sink, entry, way, account, now)
         if way is not None or request.http is not None or request.qualifier is not None:
             call.meta = meta_of(request, way)
@@ -143,27 +145,26 @@ class Dispatcher:
             self._route(call)
         else:
             call.lane, call.requested = lane, lane.version.number
-        admission = admit(
-            account_running=account.running,
-            account_limit=account.limit,
-            gates=[(gate.running, gate.limit) for gate in call.gates],
-            waiting=account.waiting,
-            queue_limit=self.config.queue_limit,
-        )
-        if admission is not Admission.REFUSE:
-            self._pace(call, now)
-        if admission is Admission.ADMIT:
-            self._admit(call, now)
-        elif admission is Admission.WAIT:
-            account.waiting += 1
-            account.held.setdefault(call.subject, deque()).append(call)
-        else:
-            self.throttled += 1
-            raise _throttled(self.config.queue_limit)
         if way is not None:
             for use in way.gates:
                 use.calls[call] = None
+        if admission is Admission.ADMIT:
+            self._admit(call, now)
+        else:
+            account.waiting += 1
+            account.held.setdefault(call.subject, deque()).append(call)
         return call
+
+    def _admission(self, account: AccountLoad, entry: Entry, way: Way | None, now: float) -> Admission:
+        """Say whether a call is admitted or waits; raises throttled."""
+        is_free = account.running < account.limit and (entry.running < entry.function.settings.concurrency if way is None else way.is_free)
+        admission = admit(is_free=is_free, waiting=account.waiting, queue_limit=self.config.queue_limit)
+        if admission is Admission.REFUSE:
+            self.throttled += 1
+            raise _throttled(self.config.queue_limit)
+        if account.pace.is_on or way is not None:
+            self._pace(account, way, now)
+        return admission
 
     def _find(self, request: Request) -> tuple[Entry, Way | None]:
         """Return what a name stands for: a function of the account's own, or the way to another's. Raises as `Ways.lead` does."""
@@ -191,14 +192,14 @@ class Dispatcher:
         found.pace.set(rate, config.account_daily if quota.per_day is None else quota.per_day)
         return found
 
-    def _pace(self, call: Call, now: float) -> None:
+    def _pace(self, account: AccountLoad, way: Way | None, now: float) -> None:
         """Count a run that begins against the payer's rate and day and the owner's caps; raises throttled."""
-        at, way = self.clock.now(), call.way
-        paces = [call.account.pace] if way is None else [call.account.pace, *(use.pace for use in way.gates)]
+        at, uses = self.clock.now(), way.gates if way is not None else ()
+        paces = [pace for pace in (account.pace, *(use.pace for use in uses)) if pace.is_on]
         for pace in paces:
             if wait := pace.wait(now, at):
                 self.throttled += 1
-                raise _too_many(pace, wait, is_own=pace is call.account.pace)
+                raise _too_many(pace, wait, is_own=pace is account.pace)
         for pace in paces:
             pace.take(now, at)
 
@@ -351,7 +352,9 @@ class Dispatcher:
         """Run an admitted call, or let it wait for the version that it named."""
         if call.lane is None and self._named(call).state in _SETTLED:  # since it was decided
             self._route(call)
-        if call.lane is not None:
+        if call.lane is not None and call.lane.network is not None and self.is_spent(call.lane.payer):
+            asyncio.get_running_loop().call_soon(self._finish, call, _no_traffic(call))
+        elif call.lane is not None:
             self.fleet.run(call, call.lane, now)
         elif (version := self._named(call)).state is VersionState.FAILED:
             asyncio.get_running_loop().call_soon(self._finish, call, self.finisher.version_failed(call, version))
@@ -552,6 +555,10 @@ def _too_many(pace: Pace, wait_s: float, *, is_own: bool) -> PyfaasError:
     message = f"more runs than {whose} in {'a day' if is_daily else 'a second'}"
     value = pace.per_day if is_daily else pace.rate
     return PyfaasError(Code.THROTTLED, message, hint="call again later", evidence={"limit": limit, "value": value}, retry_after=wait_s)
+
+
+def _no_traffic(call: Call) -> Result:
+    return refused(call, Code.THROTTLED, "this account moved as much over the network as it may in a day (egress_daily)", retry_after=3600.0)
 
 
 def _not_ready(call: Call) -> Result:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyfaas.calls import Result
 from pyfaas.errors import Code
-from pyfaas.model import FunctionId, Outcome, Version
+from pyfaas.model import Outcome, Version
 from pyfaas.ports import Clock
 from pyfaas.service.journal import Journal
 from pyfaas.service.lane import CODE, Call
@@ -164,15 +164,13 @@ class Finisher:
     # ---- rows
 
     def _logs(self, session: Session, call: Call, out: bytes, err: bytes) -> None:
-        """Keep what a run wrote: of a lent one for its caller, under the id of what was called, or for nobody."""
-        lane, way, limit = session.lane, call.way, session.lane.log_limit
-        is_lent = way is not None and not way.is_own
+        """Keep what a run wrote, for whoever may read it."""
+        lane, limit, home = session.lane, session.lane.log_limit, call.log
         written = (b"".join(o for o, _ in session.logs) + out, b"".join(e for _, e in session.logs) + err)
         session.logs = []
-        if way is not None and is_lent and not way.keeps_logs:
+        if home is None:
             return
-        home = FunctionId(way.id) if way is not None and is_lent else lane.version.function
-        number = 0 if is_lent else lane.version.number  # which version the owner has is not the caller's
+        number = lane.version.number if home == lane.version.function else 0  # which version an owner has is not the caller's
         for stream, text in zip(("out", "err"), written, strict=True):
             kept = text if len(text) <= limit else text[:limit] + _CUT
             if kept:

@@ -18,7 +18,7 @@ from pyfaas.config import Config
 from pyfaas.decisions.downloads import Target
 from pyfaas.decisions.quota import Pace
 from pyfaas.decisions.staleness import Tally
-from pyfaas.model import AccountId, InvocationId, TenantKey, Version
+from pyfaas.model import AccountId, FunctionId, InvocationId, TenantKey, Version
 from pyfaas.network import plan
 from pyfaas.ports import Mounted
 from sandbox.spec import Limits
@@ -200,6 +200,13 @@ class Call:
     def subject(self) -> Entry | Way:
         """What it takes its turn under while it is held by a limit."""
         return self.entry if self.way is None else self.way
+
+    @property
+    def log(self) -> FunctionId | None:
+        """Whose log its lines are kept in: the function's, of a lent run its caller's, under the id of what was called, or nobody's."""
+        if self.way is None or self.way.is_own:
+            return self.entry.function.id
+        return FunctionId(self.way.id) if self.way.keeps_logs else None
 
     def packets(self, deadline: float) -> list[bytes]:
         """Lay the call out for a container that begins it now: secrets are opened here, and not kept.

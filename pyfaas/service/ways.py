@@ -87,6 +87,11 @@ class Way:
     operation: str = ""
     is_deprecated: bool = False
 
+    @property
+    def is_free(self) -> bool:
+        """Whether another run may begin, as far as the function and what it is lent through say."""
+        return all(use.running < use.limit for use in self.gates)
+
 
 class Ways:
     """Finds the way that a name is. Reads the registry and what is lent; changes neither."""
@@ -131,6 +136,19 @@ class Ways:
     def uses_of(self, ended: str) -> list[Use]:
         """Return the uses of a grant, an alias or a subscription, by every caller."""
         return [use for (of, _), use in self._uses.items() if of == ended]
+
+    def uses_by(self, way: CallableId) -> list[Use]:
+        """Return what is counted when an alias or a subscription is called, by its id; nothing for one that is gone."""
+        alias, subscription = self._shares.aliases.get(way), self._shares.subscriptions.get(way)
+        if subscription is not None:
+            return [self.use(subscription.id, subscription.account)]
+        if alias is None:
+            return []
+        try:
+            hops, _ = self.chain(alias)
+        except PyfaasError:
+            return []
+        return [self.use(grant.id, hop.account) for hop in hops if (grant := self._grant(hop)) is not None]
 
     def use(self, of: str, caller: AccountId) -> Use:
         """Return the one count of what a caller runs through a grant, an alias or a subscription."""

@@ -6,7 +6,7 @@ import pytest
 
 from pyfaas.decisions import retry
 from pyfaas.decisions.access import check_token, require
-from pyfaas.decisions.quota import Admission, admit
+from pyfaas.decisions.quota import Admission, Pace, admit
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Account, AccountId, Caller, JobState, Outcome, Retries, Scope, Token
 
@@ -56,12 +56,12 @@ def test_throttled_attempt_is_queued_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("account", "running", "waiting", "expected"),
-    [(0, 0, 0, Admission.ADMIT), (2, 0, 0, Admission.WAIT), (0, 1, 0, Admission.WAIT), (2, 0, 5, Admission.REFUSE)],
+    ("is_free", "waiting", "expected"),
+    [(True, 0, Admission.ADMIT), (True, 5, Admission.ADMIT), (False, 4, Admission.WAIT), (False, 5, Admission.REFUSE)],
 )
-def test_admission(account: int, running: int, waiting: int, expected: Admission) -> None:
-    """Below both limits a call runs, over one it waits, over the queue's limit it is refused."""
-    made = admit(account_running=account, account_limit=2, gates=[(running, 1)], waiting=waiting, queue_limit=5)
+def test_admission(is_free: bool, waiting: int, expected: Admission) -> None:  # noqa: FBT001 - a parameter
+    """Below all limits a call runs, over one it waits, over the queue's limit it is refused."""
+    made = admit(is_free=is_free, waiting=waiting, queue_limit=5)
     assert made is expected
 
 
@@ -86,3 +86,38 @@ def test_scope_is_required_and_admin_has_all() -> None:
     with pytest.raises(PyfaasError, match="'deploy'"):
         require(Caller(account=account, token=token()), Scope.DEPLOY)
     require(Caller(account=account, token=token(scopes=frozenset({Scope.ADMIN}))), Scope.DEPLOY)
+
+
+def test_a_pace_counts_a_second_and_a_day() -> None:
+    """A bucket holds a second's worth and fills as time goes on; a day ends at midnight UTC, and what was given back may run again."""
+    pace = Pace()
+    pace.set(2.0, 3)
+    at = 86_400.0 * 20_000 + 100
+    for _ in range(2):
+        assert pace.wait(10.0, at) == 0.0
+        pace.take(10.0, at)
+    assert pace.wait(10.0, at) == 0.5
+    pace.take(10.5, at)
+    assert pace.wait(20.0, at) == 86_300.0
+    pace.give_back(at)
+    assert pace.wait(20.0, at) == 0.0
+    pace.take(20.0, at)
+    assert pace.wait(90_000.0, at + 86_400) == 0.0
+
+
+def test_a_day_goes_on_after_a_restart() -> None:
+    """What began before counts, on that day only."""
+    pace = Pace()
+    pace.set(0.0, 2)
+    pace.resume(2, 86_400.0 * 20_000)
+    assert pace.wait(0.0, 86_400.0 * 20_000 + 1) == 86_399.0
+    assert pace.wait(0.0, 86_400.0 * 20_001) == 0.0
+
+
+def test_without_a_limit_a_pace_is_off() -> None:
+    """Nothing needs to be asked of a pace that limits nothing."""
+    pace = Pace()
+    pace.set(0.0, 0)
+    assert not pace.is_on
+    pace.set(0.0, 1)
+    assert pace.is_on
