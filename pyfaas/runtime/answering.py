@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from sandbox import wire
 from sandbox.wire import Call, Flag, Status
 
 _Bytes = bytes | bytearray | memoryview
+_SAID = int(Flag.HTTP | Flag.PARAMS)  # the meta says what is needed before the handler is called
 
 
 class Answering:
@@ -49,7 +49,7 @@ class Answering:
         if 0 < call.deadline <= time.time():
             return Ended(Status.EXPIRED, b"")
         try:
-            said: dict[str, Any] | None = json.loads(call.meta) if call.flags & (Flag.HTTP | Flag.PARAMS) else None
+            said: dict[str, Any] | None = codec.scan(str(call.meta, "utf-8"), 0)[0] if call.flags & _SAID else None
             http = said.get("http") or {} if said is not None and call.flags & Flag.HTTP else None
             event = None if self._asgi is not None else self._event(call, http, body)
             if said is not None and call.flags & Flag.PARAMS:

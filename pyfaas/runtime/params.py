@@ -16,6 +16,8 @@ from typing import Any
 from pyfaas.runtime.codec import InvalidEvent
 
 _LONGEST = 128  # characters of a key in a refusal
+_NAMING = ("lock", "require", "allow", "stored")  # the parts of a layer whose keys are declared
+_NOTHING: Mapping[str, Any] = {}
 
 
 class InvalidParameter(InvalidEvent):
@@ -30,24 +32,27 @@ def merge(layers: Sequence[Mapping[str, Any]], event: Any) -> tuple[Any, dict[st
     A layer has `lock`, `stored`: values by key; `require`, `allow`: keys; `declares`: whether nothing but what the owner named is
     stored. Each may be absent. An event that is no object stays as it is, and gives no parameter.
     """
-    given = event if isinstance(event, dict) else {}
-    declared = {key for layer in layers for name in ("lock", "require", "allow", "stored") for key in layer.get(name) or ()}
-    params = {key: given[key] for key in given if key in declared}
+    declared: set[str] = set()
+    for layer in layers:
+        declared.update(*[layer[name] for name in _NAMING if name in layer])
+    is_object = isinstance(event, dict)
+    params = {key: event[key] for key in declared if key in event} if is_object else {}
     for layer in layers:
         params = _merged(layer, params)
-    return ({**event, **params} if isinstance(event, dict) else event), params
+    return ({**event, **params} if is_object else event), params
 
 
 def _merged(layer: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
-    lock, stored = layer.get("lock") or {}, layer.get("stored") or {}
-    require, allow = layer.get("require") or (), layer.get("allow") or ()
+    lock, stored, allow = layer.get("lock") or _NOTHING, layer.get("stored") or _NOTHING, layer.get("allow") or ()
     if layer.get("declares"):
-        stored = {key: value for key, value in stored.items() if key in allow or key in require}
+        named = (*allow, *(layer.get("require") or ()))
+        stored = {key: value for key, value in stored.items() if key in named}
+    params = {**call, **{key: value for key, value in stored.items() if not (key in call and key in allow)}}
     for key, value in lock.items():
         if key in call and not same(call[key], value):
             raise InvalidParameter(f"the parameter {key[:_LONGEST]!r} is set by the owner")
-    params = {**call, **{key: value for key, value in stored.items() if not (key in call and key in allow)}, **lock}
-    for key in require:
+        params[key] = value
+    for key in layer.get("require") or ():
         if key not in params:
             raise InvalidParameter(f"the parameter {key[:_LONGEST]!r} is missing")
     return params
