@@ -11,6 +11,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from fake import Fake
 
 import pyfaas
 from pyfaas.client import pickling, sources
@@ -199,3 +200,18 @@ def test_both_clients_have_the_same_methods_and_signatures() -> None:
         assert inspect.signature(blocking) == inspect.signature(awaited)
         assert blocking.__doc__ == awaited.__doc__
         assert not inspect.iscoroutinefunction(blocking)
+
+
+def test_a_decorated_function_may_name_where_it_connects_to(client: Client, fake: Fake) -> None:
+    """`network` of the decorator reaches the configuration; what is no destination is refused when the decorator runs."""
+    app = pyfaas.App("reaching", client=client)
+
+    @app.function(network=["api.example.com:443", "*.example.org:443"])
+    def reach() -> int:
+        return 1
+
+    app.deploy()
+    config = fake.seen()["functions"]["reaching-reach"][-1]["config"]
+    assert config["network"] == ["api.example.com:443", "*.example.org:443"]
+    with pytest.raises(pyfaas.InvalidRequest, match="network"):
+        app.function(network=["no destination"])(reach.local)
