@@ -100,8 +100,7 @@ class Fake:
         if word == "next launcher":
             self.hear()
             return self.launchers
-        if word == "next egress":
-            self.hear()
+        if word == "exits":
             return len(self.exits)
         if word == "options":
             return {name: getattr(self.given.config, name) for name in ("idle_seconds", "uid_count")}
