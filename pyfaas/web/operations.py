@@ -369,7 +369,7 @@ PATH_PARAMETERS: dict[str, Schema] = {
     "key": text(pattern=f"^{KEY_FORM}$", examples=["API_KEY"]),
     "id": ID,
     "account": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
-    "grantee": text(pattern="^([A-Za-z0-9_-]{1,64}|\\*)$", description="an account's name or id; `*` or `public`: everybody", examples=["ada"]),
+    "grantee": text(pattern=NAME_PATTERN, description="an account's name or id; `public`, or `*`: everybody", examples=["ada"]),
     "api": API_NAME,
     "owner": text(pattern=NAME_PATTERN, description="an account's name or id", examples=["default"]),
     "version": API_VERSION,

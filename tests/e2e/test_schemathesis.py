@@ -32,11 +32,13 @@ def _lines(_context: Any, value: Any) -> bytes:
 
 # An admin's token where only an admin may; not where it would be replaced, or all that the server keeps be sent each time.
 AS_ADMIN = {("POST", "/v1/accounts"), ("DELETE", "/v1/accounts/{account}"), ("GET", "/metrics")}
-# What a good request needs beyond what a schema can say: a zip, or a time that is still to come.
+# What a good request needs beyond what a schema can say: a zip, a time that is still to come, a destination, or a limit.
 LEFT_OUT = {
     ("PUT", "/v1/apis/{api}"): [checks.positive_data_acceptance],  # names and paths are unique among operations
     ("PUT", "/v1/functions/{name}"): [checks.positive_data_acceptance],
     ("POST", "/v1/tokens"): [checks.positive_data_acceptance],
+    ("PUT", "/v1/functions/{name}/grants/{grantee}"): [checks.positive_data_acceptance],
+    ("PUT", "/v1/aliases/{name}"): [checks.positive_data_acceptance],
     # DELETE of /v1/tokens/{id} fits the path too, for a token that no server has.
     ("POST", "/v1/tokens/rotate-admin"): [checks.allow_header_conformance, checks.unsupported_method],
 }
