@@ -71,6 +71,9 @@ def test_an_alias_works_from_accept_to_the_end(house: House) -> None:
     assert made["invoke"] == f"{house.url}/v1/functions/whole/invoke"
     answer = house.call("POST", made["invoke"].removeprefix(house.url), "{}", token="caller", content_type=JSON)
     assert answer.json == {"event": {"p": 1}, "secrets": {"S": "mine"}, "version": "1"}
+    url = house.call("GET", made["url"].removeprefix(house.url) + "x", token="caller")
+    assert (url.status, url.json["secrets"], url.json["event"]["rawPath"]) == (200, {"S": "mine"}, "/x")
+    assert house.call("GET", made["url"].removeprefix(house.url), token=None).status == 401
     assert revoke(house, "echo", "caller").status == 204
     assert house.invoke("whole", {}, token="caller").status == 410
     assert house.invoke("whole", {}, token="third").status == 404
@@ -152,6 +155,51 @@ def test_what_is_made_again_has_no_rights(house: House) -> None:
     assert house.invoke("tool-of", {}, token="caller").status == 410
     assert house.call("GET", "/v1/aliases/tool-of", token="caller").json["state"] == "gone"
     assert house.call("DELETE", "/v1/aliases/tool-of", token="caller").status == 204
+
+
+BAD: list[tuple[str, dict[str, Any], int, str]] = [
+    ("nobody/echo", {}, 404, "no function 'nobody/echo'"),
+    ("owner/echo:9", {}, 404, "no version '9'"),
+    ("caller/bad", {}, 400, "itself"),
+    ("owner/echo", {"params": {"style": 1}}, 400, "'style' is set by the owner"),
+    ("owner/echo", {"params": {"unknown": 1}}, 400, "no parameter 'unknown'"),
+    ("owner/echo", {"params": "text"}, 400, "params"),
+    ("owner/echo", {"secrets": {"S": 1}}, 400, "secrets"),
+    ("owner/echo", {"secrets": {"S": "x" * 20_000}}, 413, "16384"),
+    ("owner/echo", {"memory": "8G"}, 400, "bytes"),
+    ("owner/echo", {"timeout": "31s"}, 400, "30000 ms"),
+    ("owner/echo", {"network": ["not a host"]}, 400, "network[0]"),
+    ("owner/echo", {"network": ["169.254.169.254:80"]}, 400, "is not lent"),
+    ("owner/echo", {"network": ["other.example.com:443"]}, 400, "is not lent"),
+    ("owner/echo", {"placement": "owner"}, 400, "placement"),
+    ("owner/echo", {"parms": {}}, 400, "parms"),
+]
+
+
+def test_orders_that_cannot_be(house: House) -> None:
+    """Each wrong order is refused with a clear sentence, without a locked value or anything else of the owner's; a right one is made."""
+    locked = secrets.token_hex(16)
+    grant(house, "echo", "caller", lock={"style": locked}, allow=["p"], network=["api.example.com:443"], status=None)
+    for target, order, status, words in BAD:
+        answer = accept(house, "bad", target, status=None, **order)
+        assert (answer.status, words in answer.json["detail"]) == (status, True), answer.body
+        assert locked.encode() not in answer.body
+        assert CANARY.encode() not in answer.body
+        assert answer.json["fault"] == "caller"
+    assert house.call("GET", "/v1/aliases/bad", token="caller").status == 404
+    accept(house, "good", "owner/echo:1", params={"p": 1}, network=["api.example.com:443"])
+    revoke(house, "echo", "caller")
+
+
+def test_eight_hops_and_no_more(house: House) -> None:
+    """A chain of eight account aliases answers, a ninth is refused, and no second grant to lend on is needed to find that out."""
+    accounts(house, "chained")
+    house.deploy("link0", ECHO, token="chained")
+    for n in range(1, 9):
+        accept(house, f"link{n}", f"chained/link{n - 1}", caller="chained", params={f"p{n}": n})
+    assert house.invoke("link8", {}, token="chained").json["event"] == {f"p{n}": n for n in range(1, 9)}
+    answer = accept(house, "link9", "chained/link8", caller="chained", status=400)
+    assert "more than 8" in answer.json["detail"]
 
 
 def test_the_sdk_lends_and_accepts(house: House) -> None:
