@@ -16,7 +16,7 @@ from typing import Any
 from pyfaas.decisions.operations import pointed
 from pyfaas.errors import Code, PyfaasError
 
-MAX_SCHEMA_BYTES, MAX_DEPTH, MAX_RULES = 64 << 10, 32, 2000
+MAX_SCHEMA_BYTES, MAX_DEPTH, MAX_RULES, MAX_PATTERNS = 64 << 10, 32, 1000, 100
 MAX_EVENT_BYTES = 1 << 20
 MAX_WORK = 8_000_000  # rules of some 12 ns each (measured): a tenth of a second
 _BYTE_WORK = 80  # of the dearest pattern that the engine takes, for each byte of text (measured: 1 µs)
@@ -44,16 +44,27 @@ class Weight:
 
 def weigh(schema: Mapping[str, Any], key: str) -> Weight:
     """Return a schema's weight; raises invalid_request, naming `key`, for what a schema must not have."""
-    check_size(schema, key)
+    check_form(schema, key)
     if schema.get("$schema", _DIALECT) not in (_DIALECT, _DIALECT + "#"):
         raise _refused(key, f"$schema is {_DIALECT}, or left out")
     return _Weighing(schema, key).total(schema, 0, ())
 
 
-def check_size(schema: Mapping[str, Any], key: str) -> None:
-    """Raise invalid_request, naming `key`, for a schema that is too long."""
+def check_form(schema: Mapping[str, Any], key: str) -> None:
+    """Raise invalid_request, naming `key`, for a schema that is too long or too deep, or has more patterns than are compiled in passing."""
     if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
         raise _refused(key, f"the schema has more than {MAX_SCHEMA_BYTES} bytes")
+    level: list[Any] = [schema]
+    patterns = depth = 0
+    while level:
+        if depth > 2 * MAX_DEPTH:  # a level of rules is two of JSON
+            raise _refused(key, f"the schema is more than {MAX_DEPTH} levels deep")
+        tables = [part for part in level if isinstance(part, Mapping)]
+        patterns += sum("pattern" in table for table in tables) + sum(len(_table(table.get("patternProperties"))) for table in tables)
+        level = [below for part in level for below in (part.values() if isinstance(part, Mapping) else part) if isinstance(below, Mapping | list)]
+        depth += 1
+    if patterns > MAX_PATTERNS:
+        raise _refused(key, f"the schema has {patterns} patterns; {MAX_PATTERNS} are taken")
 
 
 class _Weighing:

@@ -87,6 +87,7 @@ class Apis:
         definition = parse(table)
         if definition.name not in (None, name):
             raise PyfaasError(Code.INVALID_REQUEST, f"name: the definition is of {definition.name!r}, and it is published as {name!r}")
+        await _check_schemas(definition)
         async with self.changing:
             made = self._made(caller.account.id, name, definition)
             old = self._shares.api_versions.get(made.api, {}).get(made.version)
@@ -150,10 +151,10 @@ class Apis:
             for api in [api for api in self._shares.apis.values() if api.owner == account]:
                 ended += await self._remove(api)
             for subscription in [s for s in self._shares.subscriptions.values() if s.account == account and s.state in LIVING]:
-                over = replace(subscription, state=SubscriptionState.ENDED, ended=self._clock.now())
-                await self._store.put_subscription(over)
-                self._shares.put_subscription(over)
-                ended.append(over)
+                gone = over(subscription, self._clock.now())
+                await self._store.put_subscription(gone)
+                self._shares.put_subscription(gone)
+                ended.append(gone)
         await self.ended(ended, stop=True)
 
     async def ended(self, subscriptions: Iterable[Subscription], *, stop: bool) -> None:
@@ -182,7 +183,9 @@ class Apis:
     def _made(self, owner: AccountId, name: str, definition: Definition) -> ApiVersion:
         """Return the version that a definition is, with ids for names; raises not_found for what is not there."""
         known = self._shares.api_names.get((owner, name))
-        operations = tuple(self._operation(owner, order, f"operations[{i}]") for i, order in enumerate(definition.operations))
+        operations = tuple(self._operation(owner, order) for order in definition.operations)
+        terms = parse_terms(definition.terms)
+        self.catalogue.check_network(owner, terms.network)
         now = self._clock.now()
         made = ApiVersion(
             api=known.id if known is not None else ApiId(str(uuid.uuid4())),
@@ -193,20 +196,16 @@ class Apis:
             is_public=definition.is_public,
             title=definition.title,
             description=definition.description,
-            terms=parse_terms(definition.terms),
+            terms=terms,
             operations=operations,
             created=now,
             changed=now,
         )
         return replace(made, digest=_digest(made))
 
-    def _operation(self, owner: AccountId, order: OperationOrder, place: str) -> Operation:
+    def _operation(self, owner: AccountId, order: OperationOrder) -> Operation:
         entry = self._registry.entry(owner, order.function)
         self._check_target(entry, order.qualifier)
-        if order.input is not None:
-            Input(order.input, f"{place}.input")
-        if order.output is not None:
-            check_output(order.output, f"{place}.output")
         return Operation(
             name=order.name,
             method=order.method,
@@ -248,11 +247,7 @@ class Apis:
         """Remove an API; returns the subscriptions that ended with it."""
         at = self._clock.now()
         await self._store.remove_api(api.id, at)
-        ended = [
-            replace(s, state=SubscriptionState.ENDED, ended=at)
-            for s in self._shares.subscriptions.values()
-            if s.api == api.id and s.state in LIVING
-        ]
+        ended = [over(s, at) for s in self._shares.subscriptions.values() if s.api == api.id and s.state in LIVING]
         for subscription in ended:
             self._shares.put_subscription(subscription)
         self._shares.drop_api(api)
@@ -263,6 +258,21 @@ class Apis:
         ]
         await self.audit.tell(lines)
         return ended
+
+
+async def _check_schemas(definition: Definition) -> None:
+    """Raise invalid_request for a schema that cannot be used; each takes some milliseconds, and calls go on in between."""
+    for i, order in enumerate(definition.operations):
+        if order.input is not None:
+            Input(order.input, f"operations[{i}].input")
+        if order.output is not None:
+            check_output(order.output, f"operations[{i}].output")
+        await asyncio.sleep(0)
+
+
+def over(subscription: Subscription, at: float) -> Subscription:
+    """Return a subscription as it is kept once it ended: what was stored with it is forgotten."""
+    return replace(subscription, state=SubscriptionState.ENDED, ended=at, params={}, network=())
 
 
 def cursor(item: Mapping[str, Any]) -> str:

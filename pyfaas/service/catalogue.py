@@ -7,11 +7,11 @@ version that is not retired says who that is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyfaas.decisions.terms import given_terms
-from pyfaas.errors import PyfaasError, not_found
+from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import AccountId
 from pyfaas.service.registry import Registry
 from pyfaas.service.shares import Shares
@@ -76,6 +76,11 @@ class Catalogue:
         """Return an account's living subscription of an API, else its last one."""
         found = sorted(self.shares.subscriptions_of(api.id, account), key=lambda s: (s.state in LIVING, s.created))
         return found[-1] if found else None
+
+    def check_network(self, account: AccountId, wanted: Sequence[str]) -> None:
+        """Raise not_allowed when an account that may not use the network lets something do."""
+        if wanted and not self.registry.accounts[account].network:
+            raise PyfaasError(Code.NOT_ALLOWED, "this account may not use the network", hint="leave network out; an admin can allow it")
 
     def account_name(self, account: AccountId) -> str:
         """Return an account's name, or its id once it is removed."""

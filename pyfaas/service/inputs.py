@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from pyfaas.decisions.inputs import MAX_EVENT_BYTES, Weight, check_size, check_work, member_weights, weigh, work_of
+from pyfaas.decisions.inputs import MAX_EVENT_BYTES, Weight, check_form, check_work, member_weights, weigh, work_of
 from pyfaas.decisions.operations import pointer_of
 from pyfaas.errors import Code, PyfaasError
 
@@ -56,7 +56,7 @@ class Input:
 
 def check_output(schema: Mapping[str, Any], key: str) -> None:
     """Raise invalid_request, naming `key`, for what is no JSON Schema; results are not checked, so it may refer to itself."""
-    check_size(schema, key)
+    check_form(schema, key)
     _compiled(schema, key)
 
 

@@ -107,13 +107,21 @@ class Shares:
     def put_subscription(self, subscription: Subscription) -> None:
         """Take in a subscription, new or changed; one that ended gives its name free."""
         self.subscriptions[subscription.id] = subscription
-        self._subscribed.setdefault((subscription.api, subscription.account), {})[subscription.id] = subscription
+        self._remember(subscription)
         key = (subscription.account, subscription.name)
         if subscription.state in (SubscriptionState.PENDING, SubscriptionState.ACTIVE):
             self.subscription_names[key] = subscription
         elif key in self.subscription_names and self.subscription_names[key].id == subscription.id:
             del self.subscription_names[key]
         self.changed()
+
+    def _remember(self, subscription: Subscription) -> None:
+        """Keep an account's subscriptions of an API in mind: of what ended the last is enough, or it would grow for ever."""
+        known = self._subscribed.setdefault((subscription.api, subscription.account), {})
+        for ended in [s for s in known.values() if s.ended is not None and s.id != subscription.id]:
+            del known[ended.id]
+            del self.subscriptions[ended.id]
+        known[subscription.id] = subscription
 
     def subscriptions_of(self, api: ApiId, account: AccountId) -> list[Subscription]:
         """Return an account's subscriptions of an API, those that ended too."""

@@ -15,7 +15,7 @@ from pyfaas.names import check_name
 from pyfaas.network import canonical
 from pyfaas.ports import Apis as Store
 from pyfaas.ports import Clock
-from pyfaas.service.apis import Apis
+from pyfaas.service.apis import Apis, over
 from pyfaas.service.audit import Side, pair
 from pyfaas.service.catalogue import LIVING, operation_view
 from pyfaas.service.registry import Registry
@@ -23,6 +23,7 @@ from pyfaas.service.shares import Shares
 from pyfaas.sharing import Access, Api, ApiState, ApiVersion, AuditKind, CallableId, Subscription, SubscriptionState
 
 _KEYS = ("api", "params", "secrets", "network")
+MAX_SUBSCRIPTIONS = 1000  # of one account, living
 _NEW, _SAME = 201, 200
 
 
@@ -49,6 +50,7 @@ class Subscriptions:
             self._apis.secrets.check(order.secrets)
         async with self._apis.changing:
             api = self._catalogue.seen(caller.account.id, order.owner, order.name)
+            self._catalogue.check_network(caller.account.id, order.network)
             check_network(order.network, self._lent(api))
             old = self._old(caller.account.id, name, api)
             made = self._made(caller.account.id, name, api, order, old)
@@ -72,9 +74,9 @@ class Subscriptions:
         """End a subscription of one's own, `stop` also what runs through it; raises not_found."""
         require(caller, Scope.DEPLOY)
         async with self._apis.changing:
-            over = await self._end(self._own(caller.account.id, name))
-            await self._apis.audit.tell(self._lines(AuditKind.REMOVED, self._shares.apis[over.api], over))
-        await self._apis.ended([over], stop=stop)
+            gone = await self._end(self._own(caller.account.id, name))
+            await self._apis.audit.tell(self._lines(AuditKind.REMOVED, self._shares.apis[gone.api], gone))
+        await self._apis.ended([gone], stop=stop)
 
     # ---- the owner
 
@@ -100,7 +102,7 @@ class Subscriptions:
             if asked.state is not SubscriptionState.PENDING:
                 hint = "DELETE the approval to end it" if asked.state is SubscriptionState.ACTIVE else "it may ask again"
                 raise PyfaasError(Code.CONFLICT, f"what {account!r} asked for is {asked.state.value} already", hint=hint)
-            decided = replace(asked, state=wanted, ended=None if is_approved else self._clock.now())
+            decided = replace(asked, state=wanted) if is_approved else replace(over(asked, self._clock.now()), state=wanted)
             await self._store.put_subscription(decided)
             self._shares.put_subscription(decided)
             await self._apis.audit.tell(self._lines(AuditKind.APPROVED if is_approved else AuditKind.REFUSED, api, decided))
@@ -116,9 +118,9 @@ class Subscriptions:
             found = self._asker(api, account)
             if found.state not in LIVING:
                 raise not_found("subscription of", account)
-            over = await self._end(found)
-            await self._apis.audit.tell(self._lines(AuditKind.REVOKED, api, over))
-        await self._apis.ended([over], stop=stop)
+            gone = await self._end(found)
+            await self._apis.audit.tell(self._lines(AuditKind.REVOKED, api, gone))
+        await self._apis.ended([gone], stop=stop)
 
     # ---- shapes
 
@@ -163,6 +165,8 @@ class Subscriptions:
     def _made(self, account: AccountId, name: str, api: Api, order: Order, old: Subscription | None) -> Subscription:
         if old is not None:
             return replace(old, params=order.params, network=order.network)
+        if sum(key == account for key, _ in self._shares.subscription_names) >= MAX_SUBSCRIPTIONS:
+            raise PyfaasError(Code.CONFLICT, f"an account has at most {MAX_SUBSCRIPTIONS} subscriptions", hint="end one that is not needed")
         return Subscription(
             id=CallableId(str(uuid.uuid4())),
             account=account,
@@ -199,10 +203,10 @@ class Subscriptions:
         self._shares.put_subscription(made)
 
     async def _end(self, subscription: Subscription) -> Subscription:
-        over = replace(subscription, state=SubscriptionState.ENDED, ended=self._clock.now())
-        await self._store.put_subscription(over)
-        self._shares.put_subscription(over)
-        return over
+        gone = over(subscription, self._clock.now())
+        await self._store.put_subscription(gone)
+        self._shares.put_subscription(gone)
+        return gone
 
     def _asker(self, api: Api, account: str) -> Subscription:
         """Return an account's living subscription of an own API, else its last; raises not_found, also for an account that is not there."""

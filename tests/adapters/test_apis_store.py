@@ -26,7 +26,7 @@ from pyfaas.sharing import (
     SubscriptionState,
     Terms,
 )
-from tests.adapters.samples import ALICE, BOB, account
+from tests.adapters.samples import ALICE, BOB, account, function
 
 API = Api(id=ApiId("api-1"), owner=ALICE, name="text", created=2.0)
 OPERATION = Operation(
@@ -120,17 +120,33 @@ async def test_a_name_of_a_living_subscription_is_taken(apis: SqliteApis) -> Non
 
 
 async def test_a_removed_api_ends_its_subscriptions(apis: SqliteApis) -> None:
-    """Removal ends what lives, keeps what ended before as it was, and gives the name free for another id."""
+    """Removal ends what lives and forgets what was stored with it, keeps what ended before, and gives the name free for another id."""
     await apis.publish(API, VERSION)
     await apis.put_subscription(old := subscription("s0", state=SubscriptionState.REFUSED, ended=1.0))
     await apis.put_subscription(subscription())
     await apis.remove_api(API.id, 9.0)
     known, versions, subscriptions = await apis.load()
     assert (known, versions) == ([], [])
-    assert {s.id: s for s in subscriptions} == {"s0": old, "s1": subscription(state=SubscriptionState.ENDED, ended=9.0)}
+    assert {s.id: s for s in subscriptions} == {"s0": old, "s1": subscription(state=SubscriptionState.ENDED, ended=9.0, params={}, network=())}
     with pytest.raises(PyfaasError) as refused:
         await apis.remove_api(API.id, 10.0)
     assert refused.value.code is Code.NOT_FOUND
     again = replace(API, id=ApiId("api-3"))
     await apis.publish(again, replace(VERSION, api=again.id))
     assert (await apis.load())[0] == [again]
+
+
+async def test_functions_and_subscriptions_share_their_names(apis: SqliteApis, store: SqliteStore) -> None:
+    """A function's name is not a subscription's, nor the other way round, for as long as either lives."""
+    await apis.publish(API, VERSION)
+    await store.publish(replace(function("f1", "text"), account=BOB), None, None)
+    with pytest.raises(PyfaasError) as refused:
+        await apis.put_subscription(subscription())
+    assert refused.value.code is Code.CONFLICT
+    await apis.put_subscription(subscription(name="mine"))
+    await apis.put_subscription(subscription(name="mine", params={}))
+    with pytest.raises(PyfaasError) as refused:
+        await store.publish(replace(function("f2", "mine"), account=BOB), None, None)
+    assert refused.value.code is Code.CONFLICT
+    await apis.remove_api(API.id, 9.0)
+    await store.publish(replace(function("f2", "mine"), account=BOB), None, None)

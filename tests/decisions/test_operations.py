@@ -178,10 +178,13 @@ def test_pointers_lead_where_they_say() -> None:
         ({"uniqueItems": True, "maxItems": 100_000}, "uniqueItems needs a maxItems"),
         ({"enum": ["x" * 70_000]}, "more than 65536 bytes"),
         (json.loads('{"not":' * 40 + "{}" + "}" * 40), "more than 32 levels deep"),
-        ({"properties": {str(i): {"type": "string"} for i in range(2001)}}, "more than 2000 rules"),
+        (json.loads('{"$defs":{"a":' * 40 + "{}" + "}}" * 40), "more than 32 levels deep"),
+        ({"$defs": {str(i): {"pattern": "a"} for i in range(101)}}, "has 101 patterns"),
+        ({"patternProperties": {f"^{i}": {} for i in range(101)}}, "has 101 patterns"),
+        ({"properties": {str(i): {"type": "string"} for i in range(1001)}}, "more than 1000 rules"),
         (
             {"$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(14)} | {"d14": {}}, "$ref": "#/$defs/d0"},
-            "more than 2000 rules",  # 2^14, were the references followed at a call
+            "more than 1000 rules",  # 2^14, were the references followed at a call
         ),
     ],
 )

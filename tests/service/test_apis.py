@@ -17,6 +17,7 @@ from pyfaas.adapters.sqlite.store import SqliteStore
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Account, AccountId, Function, FunctionId, Scope, Settings
 from pyfaas.service.registry import Registry
+from pyfaas.service.shares import Lent, Shares
 from pyfaas.sharing import ApiState, AuditKind
 from tests.service.subscribing import EAST, INPUT, NAMES, NORTH, SOUTH, Bench, definition
 
@@ -350,6 +351,30 @@ async def test_what_changes_something_needs_the_scope(bench: Bench, scope: Scope
             await change
         assert refused.value.code is Code.NOT_ALLOWED
     assert bench.call("summaries", "GET").name == "mine/list"
+
+
+async def test_what_ended_does_not_pile_up(bench: Bench) -> None:
+    """Of an account's subscriptions of one API the last that ended is remembered, and nothing of what it stored."""
+    await bench.publish()
+    for _ in range(5):
+        await bench.subscribe(params={"a": "canary"})
+        await bench.subscriptions.remove(bench.who(SOUTH), "mine")
+    assert len(bench.shares.subscriptions) == 1
+    assert "canary" not in str((await bench.store.load())[2])
+    again = Shares(Lent(apis=list(bench.shares.apis.values()), subscriptions=(await bench.store.load())[2]))
+    assert again.subscriptions == bench.shares.subscriptions
+
+
+async def test_an_account_without_network_lets_nothing_reach_it(bench: Bench) -> None:
+    """Neither an owner nor a subscriber that may not use the network names destinations."""
+    wanted = ["a.example:443"]
+    await bench.publish(network=wanted)
+    for account, ask in ((SOUTH, lambda: bench.subscribe(network=wanted)), (NORTH, lambda: bench.publish("2", network=wanted))):
+        bench.registry.put_account(Account(id=account, name=NAMES[account], network=False, created=0.0))
+        with pytest.raises(PyfaasError) as refused:
+            await ask()
+        assert refused.value.code is Code.NOT_ALLOWED
+    assert (await bench.publish("2"))[0] == (await bench.subscribe())[0] == 201
 
 
 # ---- calling

@@ -1,7 +1,8 @@
 """`ports.Apis` in SQLite: APIs, their versions and subscriptions.
 
 A definition is one JSON document, the whole value; what changes of it has columns of its own beside. An API that was removed keeps its
-rows: the ids of its subscriptions are in the usage and in the audit trail.
+rows, since the ids of its subscriptions are in the usage; what was stored with these is forgotten. A living subscription's name is among its
+account's `callables`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 import msgspec
 
 from pyfaas.adapters.sqlite.connection import Database
-from pyfaas.errors import Code, PyfaasError, not_found
+from pyfaas.errors import not_found
 from pyfaas.model import AccountId
 from pyfaas.sharing import Api, ApiId, ApiVersion, Subscription, SubscriptionState
 
@@ -74,30 +75,22 @@ class SqliteApis:
             rows = connection.execute("SELECT data FROM subscriptions WHERE api = ? AND state IN (?, ?)", (api, *_LIVING)).fetchall()
             for row in rows:
                 living = msgspec.json.decode(row[0], type=Subscription)
-                _put(connection, replace(living, state=SubscriptionState.ENDED, ended=at))
+                _put(connection, replace(living, state=SubscriptionState.ENDED, ended=at, params={}, network=()))
 
         await self._database.write(work)
 
     async def put_subscription(self, subscription: Subscription) -> None:
         """Keep a subscription, new or changed. Raises conflict when the account has another living one for the API, or of its name."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            if subscription.state in _LIVING:
-                _refuse_taken(connection, subscription)
-            _put(connection, subscription)
-
-        await self._database.write(work)
+        await self._database.write(lambda connection: _put(connection, subscription))
 
 
 def _put(connection: sqlite3.Connection, subscription: Subscription) -> None:
     s = subscription
+    if s.state not in _LIVING:
+        connection.execute("DELETE FROM callables WHERE kind = 'subscription' AND id = ?", (s.id,))
+    elif not connection.execute("SELECT 1 FROM callables WHERE kind = 'subscription' AND id = ?", (s.id,)).fetchone():
+        connection.execute("INSERT INTO callables VALUES (?, ?, 'subscription', ?)", (s.account, s.name, s.id))
     connection.execute(_PUT_SUBSCRIPTION, (s.id, s.account, s.name, s.api, s.state, _json(s), s.created, s.ended))
-
-
-def _refuse_taken(connection: sqlite3.Connection, subscription: Subscription) -> None:
-    sql = "SELECT 1 FROM subscriptions WHERE account = ? AND name = ? AND id <> ? AND state IN (?, ?)"
-    if connection.execute(sql, (subscription.account, subscription.name, subscription.id, *_LIVING)).fetchone():
-        raise PyfaasError(Code.CONFLICT, f"a subscription named {subscription.name!r} exists")
 
 
 def _api(row: sqlite3.Row) -> Api:
