@@ -542,7 +542,8 @@ def _tenant(entry: Entry, way: Way | None) -> TenantKey:
 
 def _add_size(call: Call) -> None:
     """Count what goes with a call, and refuse what is beyond reason: a long head with many parameters and secrets."""
-    call.extra += len(msgspec.json.encode(call.meta))
+    way = call.way
+    call.extra += len(way.encoded if way is not None and call.meta is way.meta else msgspec.json.encode(call.meta))
     if call.extra > _MAX_META:
         message = f"the head, parameters and secrets of this call are {call.extra} bytes; at most {_MAX_META} go with a call"
         raise PyfaasError(Code.PAYLOAD_TOO_LARGE, message, evidence={"limit": "call_meta", "value": _MAX_META, "observed": call.extra})

@@ -172,7 +172,7 @@ class Call:
         self.body = request.body
         self.flags = 0
         self.meta: Mapping[str, Any] | None = None  # what it carries beside its body
-        self.extra = 0  # bytes of that and of its secrets, at most
+        self.extra = 0  # bytes of that and of its secrets, at most; 0 for nothing of either
         if request.is_bytes:
             self.flags |= Flag.BYTES
         if request.wants_stream:
@@ -213,10 +213,14 @@ class Call:
 
         `deadline` is in seconds since the epoch; a negative one is that many seconds from when the call begins.
         """
-        meta, secrets = self.meta, self.dispatcher.secrets_of(self)
-        if secrets:
-            meta = {**(meta or {}), "secrets": secrets}
-        return call_packets(self.flags, self.id.encode(), deadline, msgspec.json.encode(meta) if meta else b"", self.body)
+        meta = b""
+        if self.extra:
+            document, secrets = self.meta, self.dispatcher.secrets_of(self)
+            if secrets:
+                document = {**(document or {}), "secrets": secrets}
+            is_known = self.way is not None and document is self.way.meta
+            meta = self.way.encoded if self.way is not None and is_known else msgspec.json.encode(document)
+        return call_packets(self.flags, self.id.encode(), deadline, meta, self.body)
 
     @property
     def executed(self) -> int | None:
@@ -244,6 +248,8 @@ class Call:
 
 def meta_of(request: Request, way: Way | None) -> Mapping[str, Any] | None:
     """Return what a call carries beside its body, but for secrets; None for a plain one."""
+    if way is not None and request.http is None:
+        return way.meta
     meta: dict[str, Any] = dict(way.meta) if way is not None else {}
     if request.http is not None:
         meta["http"] = request.http

@@ -76,6 +76,7 @@ class Way:
     gates: tuple[Use, ...] = ()
     layers: tuple[Mapping[str, Any], ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    encoded: bytes = b""  # `meta` as the container reads it
     secrets: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
     network: tuple[str, ...] | None = None  # None: whatever the version lists
     memory_bytes: int | None = None
@@ -242,7 +243,8 @@ class Ways:
             home=tenant,
             gates=(*uses, self._stand(entry, alias.account)),
             layers=_bounded(layers),
-            meta=_meta(alias.account, alias.name, layers),
+            meta=(meta := _meta(alias.account, alias.name, layers)),
+            encoded=msgspec.json.encode(meta),
             secrets=(*((hop.id, None) for hop in hops), (entry.function.id, travelling)),
             network=self._network(lists, allowed.accounts) if lists else None,
             memory_bytes=_least(hop.memory_bytes for hop in hops),
@@ -279,7 +281,8 @@ class Ways:
             home=tenant,
             gates=(self._capped(subscription.id, terms, caller), self._stand(entry, caller)),
             layers=_bounded(layers),
-            meta=_meta(caller, subscription.name, layers),
+            meta=(meta := _meta(caller, subscription.name, layers)),
+            encoded=msgspec.json.encode(meta),
             secrets=((subscription.id, None), (entry.function.id, None if is_own else terms.secrets)),
             network=None if is_own else self._network([terms.network, subscription.network], (api.owner, caller)),
             timeout_ms=operation.timeout_ms,
