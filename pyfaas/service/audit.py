@@ -73,6 +73,16 @@ class Audit:
         if found is not None:
             found.counts[code] = found.counts.get(code, 0) + 1
 
+    def turned_away(self, account: AccountId, name: str, code: str) -> None:
+        """Count a call of an account alias that was refused before anything ran, on both sides; any other name is nobody's business."""
+        alias = self._shares.alias_names.get((account, name))
+        if alias is None:
+            return
+        is_own = alias.owner == account
+        self.refused(account, None if is_own else alias.owner, name, code)
+        if not is_own:
+            self.refused(alias.owner, account, alias.target_name, code)
+
     def _room(self, key: tuple[Any, AuditKind], make: Any) -> _Sum | None:
         if len(self._sums) >= _MAX_COUNTED:
             self.lost += 1

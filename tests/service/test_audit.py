@@ -114,6 +114,19 @@ async def test_what_is_refused_without_a_way(office: Office) -> None:
     assert await trail(office, "ada") == []
 
 
+async def test_a_call_that_is_turned_away(office: Office) -> None:
+    """Calling an alias whose grant ended is told to both sides, in each one's words; a name that is no alias to nobody."""
+    await office.grant("ada", "greet", "bob")
+    await office.accept("bob", "mine", "ada/greet")
+    await office.accept("ada", "own", "ada/greet")
+    await office.revoke("ada", "greet", "bob")
+    for who, name in (("bob", "mine"), ("bob", "mine"), ("ada", "own"), ("bob", "unknown"), ("cyd", "mine")):
+        office.audit.turned_away(IDS[who], name, "gone")
+    found = {who: (await office.sharing.audit(office.caller(who), 0, 100))["items"] for who in ("ada", "bob", "cyd")}
+    refusals = {who: [(x["other"], x["name"], x["detail"]["count"]) for x in lines if x["kind"] == "refused"] for who, lines in found.items()}
+    assert refusals == {"ada": [("bob", "greet", 2), (None, "own", 1)], "bob": [("ada", "mine", 2)], "cyd": []}
+
+
 async def test_counts_are_written_by_the_minute(office: Office) -> None:
     """A flush writes what a minute that has passed counted; looking writes the rest."""
     office.clock.at = 6000.0
