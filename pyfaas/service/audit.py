@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,8 @@ class Audit:
     def __init__(self, store: Store, shares: Shares, clock: Clock) -> None:
         """Write to `store`."""
         self._store, self._shares, self._clock = store, shares, clock
-        self._sums: dict[tuple[Any, AuditKind], _Sum] = {}  # a way, or a side
+        self._called: dict[Any, _Sum] = {}  # by way
+        self._turned: dict[Any, _Sum] = {}  # by way, or by side: what was refused
         self._minute = clock.now() // _MINUTE_S
         self._lines: deque[AuditLine] = deque()
         self._flushing = asyncio.Lock()
@@ -59,17 +60,15 @@ class Audit:
 
     def count(self, way: Way, kind: AuditKind, outcome: str) -> None:
         """Count a call by a way: `called` with its outcome, or `refused` with its code."""
-        found = self._sums.get((way, kind))
-        if found is None:
-            found = self._room((way, kind), lambda: sides(self._shares, way))
-            if found is None:
-                return
-        found.counts[outcome] = found.counts.get(outcome, 0) + 1
+        sums = self._called if kind is AuditKind.CALLED else self._turned
+        found = sums.get(way) or self._room(sums, way, lambda: sides(self._shares, way))
+        if found is not None:
+            found.counts[outcome] = found.counts.get(outcome, 0) + 1
 
     def refused(self, account: AccountId, other: AccountId | None, name: str, code: str) -> None:
         """Count a call that was refused before it had a way, on one account's side; `name` is what that account calls it."""
         side = Side(account, other, name)
-        found = self._sums.get((side, AuditKind.REFUSED)) or self._room((side, AuditKind.REFUSED), lambda: (side,))
+        found = self._turned.get(side) or self._room(self._turned, side, lambda: (side,))
         if found is not None:
             found.counts[code] = found.counts.get(code, 0) + 1
 
@@ -83,11 +82,12 @@ class Audit:
         if not is_own:
             self.refused(alias.owner, account, alias.target_name, code)
 
-    def _room(self, key: tuple[Any, AuditKind], make: Any) -> _Sum | None:
-        if len(self._sums) >= _MAX_COUNTED:
+    def _room(self, sums: dict[Any, _Sum], key: Way | Side, make: Callable[[], tuple[Side, ...]]) -> _Sum | None:
+        """Make room for what was not counted in this minute; None, and a count of what is lost, when there is none."""
+        if len(sums) >= _MAX_COUNTED:
             self.lost += 1
             return None
-        found = self._sums[key] = _Sum(make())
+        found = sums[key] = _Sum(make())
         return found
 
     async def tell(self, lines: Iterable[AuditLine]) -> None:
@@ -100,8 +100,8 @@ class Audit:
         now = self._clock.now()
         if is_whole or now // _MINUTE_S != self._minute:
             self._minute = now // _MINUTE_S
-            taken, self._sums = self._sums, {}
-            self._keep(_summed(taken, now))
+            called, self._called, turned, self._turned = self._called, {}, self._turned, {}
+            self._keep((*_summed(AuditKind.CALLED, called, now), *_summed(AuditKind.REFUSED, turned, now)))
         if self._lines:
             await self._write()
 
@@ -131,15 +131,15 @@ class Audit:
             self._is_failing = False
 
 
-def _summed(sums: Mapping[tuple[Any, AuditKind], _Sum], now: float) -> list[AuditLine]:
-    """Return one line for each side and kind: ways that are resolved anew lead to the same sides."""
-    totals: dict[tuple[Side, AuditKind], dict[str, int]] = {}
-    for (_, kind), found in sums.items():
+def _summed(kind: AuditKind, sums: Mapping[Any, _Sum], now: float) -> list[AuditLine]:
+    """Return one line for each side: ways that are resolved anew lead to the same sides."""
+    totals: dict[Side, dict[str, int]] = {}
+    for found in sums.values():
         for side in found.sides:
-            total = totals.setdefault((side, kind), {})
+            total = totals.setdefault(side, {})
             for outcome, count in found.counts.items():
                 total[outcome] = total.get(outcome, 0) + count
-    return [_line(side, kind, now, {"count": sum(counts.values()), "outcomes": counts}) for (side, kind), counts in totals.items()]
+    return [_line(side, kind, now, {"count": sum(counts.values()), "outcomes": counts}) for side, counts in totals.items()]
 
 
 def sides(shares: Shares, way: Way) -> tuple[Side, ...]:
