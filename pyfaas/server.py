@@ -221,7 +221,7 @@ class Server:
         """Return the secrets with their keys. Raises internal when there are some and no key can be had."""
         vault = SqliteVault(self.database)
         sealed, given = await vault.load(), self.given.sealing_keys
-        keys = keyring.given(given, is_needed=bool(sealed)) if given else keyring.opened(data, is_needed=bool(sealed))
+        keys = keyring.given(given, data, is_needed=bool(sealed)) if given else keyring.opened(data, is_needed=bool(sealed))
         secrets = Secrets(registry, vault, keys, self.clock, self.config.secret_bytes, lambda: self.service.backup.is_running)
         secrets.take(sealed)
         return secrets

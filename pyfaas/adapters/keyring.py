@@ -113,6 +113,8 @@ def opened(data: Path, *, is_needed: bool) -> KeyFile:
     one line in the log.
     """
     path = data / FILE
+    with contextlib.suppress(OSError):
+        _made(path).unlink(missing_ok=True)  # a crash left it: a key that nothing was sealed with
     try:
         text = _read(path)
     except FileNotFoundError:
@@ -133,11 +135,16 @@ def opened(data: Path, *, is_needed: bool) -> KeyFile:
     return KeyFile(lines, path)
 
 
-def given(text: str, *, is_needed: bool) -> KeyFile:
-    """Return the keys of a credential's text, fixed. Raises internal when there is none in it and keys are needed."""
+def given(text: str, data: Path, *, is_needed: bool) -> KeyFile:
+    """Return the keys of a credential's text, fixed; those of a file in the data directory, from before, only open.
+
+    Raises internal when there is no key in the credential and keys are needed.
+    """
     lines = _good(text, "the credential pyfaas-secrets-key")
     if not lines and is_needed:
         raise _lost("the credential pyfaas-secrets-key is damaged: there is no key in it")
+    with contextlib.suppress(OSError):
+        lines = _distinct([*lines, *_good(_read(data / FILE), str(data / FILE))]) if lines else lines
     return KeyFile(lines, None)
 
 
@@ -172,6 +179,14 @@ def _good(text: str, place: str) -> list[str]:
     return list(found.values())
 
 
+def _distinct(lines: Sequence[str]) -> list[str]:
+    """Return the lines without those whose id came before."""
+    found: dict[str, str] = {}
+    for line in lines:
+        found.setdefault(line.split()[0], line)
+    return list(found.values())
+
+
 def _is_key(text: str) -> bool:
     try:
         return len(base64.b64decode(text, validate=True)) == _KEY_BYTES
@@ -195,7 +210,7 @@ def _read(path: Path) -> str:
 
 def _write(path: Path, lines: Sequence[str]) -> None:
     """Replace the file in one step, on the disk when this returns. Raises storage_full or internal; then it is as it was."""
-    made = path.with_suffix(".key.new")
+    made = _made(path)
     try:
         made.unlink(missing_ok=True)  # a crash left it
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -208,6 +223,10 @@ def _write(path: Path, lines: Sequence[str]) -> None:
     except OSError as error:
         code = Code.STORAGE_FULL if error.errno in _FULL else Code.INTERNAL
         raise PyfaasError(code, f"the key file {path} cannot be written: {error.strerror}", hint="nothing was changed") from None
+
+
+def _made(path: Path) -> Path:
+    return path.with_suffix(".key.new")
 
 
 def _set_aside(path: Path) -> None:

@@ -201,8 +201,7 @@ class Secrets:
         async with self._turn:
             key_id = self._keyring.renew()
         self._begin()
-        assert self._rotating is not None  # noqa: S101 - begun
-        return {"key": key_id, "sealed": await asyncio.shield(self._rotating)}
+        return {"key": key_id, "sealed": await self._rotated()}
 
     # ---- rotation
 
@@ -217,6 +216,14 @@ class Secrets:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+
+    async def _rotated(self) -> int:
+        """Wait for the rotation that runs; returns how many were sealed anew. Raises what ended it, not_ready when that is the server's stop."""
+        assert self._rotating is not None  # noqa: S101 - begun
+        await asyncio.wait([self._rotating])
+        if self._rotating.cancelled():
+            raise PyfaasError(Code.NOT_READY, "the server is stopping; the next one goes on with the new key", retry_after=1.0)
+        return self._rotating.result()
 
     def _begin(self) -> None:
         self._rotating = asyncio.get_running_loop().create_task(self._seal_anew())

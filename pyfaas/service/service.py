@@ -438,7 +438,7 @@ class Service:
         c = self.config
         bytes_limits = (
             *("sync_payload", "async_payload", "bundle_packed", "bundle_unpacked", "environment_size", "env_bytes", "log_bytes"),
-            *("log_account_bytes", "reserve_bytes"),
+            *("log_account_bytes", "reserve_bytes", "secret_bytes"),
         )
         counts = ("account_concurrency", "queue_limit", "max_vms", "max_containers", "max_connections", "async_workers")
         values: dict[str, tuple[Any, str, str]] = {name: (getattr(c, name), "bytes", name) for name in bytes_limits}

@@ -180,7 +180,7 @@ def test_a_credential_is_fixed(tmp_path: Path) -> None:
     """Keys that the operator gives are used in their order; none is made or removed, and the refusal says how to rotate."""
     (tmp_path / credentials.NAME).write_text("\n".join(LINES[:2]))
     text = credentials.find({"CREDENTIALS_DIRECTORY": str(tmp_path)})
-    keys = given(text, is_needed=True)
+    keys = given(text, tmp_path, is_needed=True)
     assert (keys.current, list(keys.ids()), keys.is_fixed) == ("k0", ["k0", "k1"], True)
     with pytest.raises(PyfaasError) as refused:
         keys.renew()
@@ -188,6 +188,22 @@ def test_a_credential_is_fixed(tmp_path: Path) -> None:
     assert "credential" in refused.value.message
     assert keys.retire(set()) == ["k1"]
     assert list(keys.ids()) == ["k0", "k1"]
+
+
+def test_a_credential_after_a_file(tmp_path: Path, keys: KeyFile) -> None:
+    """Where keys become the operator's, what was sealed under the data directory's still opens, and only the operator's seal."""
+    sealed = keys.seal("f", "K", VALUE, 1.0)
+    both = given("\n".join(LINES[:1]), tmp_path, is_needed=True)
+    assert (list(both.ids()), both.open(sealed), both.seal("f", "K", VALUE, 1.0).key_id) == (["k0", keys.current], VALUE, "k0")
+    again = given(f"{LINES[0]}\n{(tmp_path / keyring.FILE).read_text()}", tmp_path, is_needed=True)
+    assert again.ids() == both.ids()
+
+
+def test_what_a_crash_left_is_cleared(tmp_path: Path, keys: KeyFile) -> None:
+    """A key file that was being written when the server died is removed at the next start; the one before is used."""
+    (tmp_path / "secrets.key.new").write_text(LINES[0])
+    assert opened(tmp_path, is_needed=True).ids() == keys.ids()
+    assert not (tmp_path / "secrets.key.new").exists()
 
 
 @pytest.mark.parametrize("environ", [{}, {"CREDENTIALS_DIRECTORY": ""}, {"CREDENTIALS_DIRECTORY": "/nonexistent"}])
@@ -203,6 +219,6 @@ def test_an_empty_credential_is_refused(tmp_path: Path) -> None:
         credentials.find({"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert refused.value.code is Code.INVALID_REQUEST
     with pytest.raises(PyfaasError):
-        given("nothing", is_needed=True)
-    assert given("nothing", is_needed=False).current is None
+        given("nothing", tmp_path, is_needed=True)
+    assert given("nothing", tmp_path, is_needed=False).current is None
     assert keyring.FILE not in os.listdir(tmp_path)
