@@ -61,6 +61,8 @@ class Jobs:
         self._loop_task: asyncio.Task[None] | None = None
         self._is_failing = False  # the store could not be written at the last try: told once
         self._is_claiming = False
+        # Returns the event of a call by a name and an API's version, or raises: another one for a replay has to fit as the first did.
+        self.checked: Callable[[Caller, str, str | None, bytes], bytes] = lambda _caller, _name, _version, body: body
 
     async def open(self, *, beside: bool = False) -> int:
         """Queue again what an earlier server left running, unless it still finishes that beside this one, and start claiming.
@@ -186,7 +188,7 @@ class Jobs:
         job = await self._job(caller, job_id)
         request = Request(caller=caller, name=job.name, body=job.event, is_bytes=job.event_is_bytes, **_versions(job))
         if body is not None:
-            request.body, request.is_bytes = body, False
+            request.body, request.is_bytes = self.checked(caller, job.name, request.api_version, body), False
         return await self.enqueue(request, replay_of=job)
 
     async def _job(self, caller: Caller, job_id: str) -> Job:

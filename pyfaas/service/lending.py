@@ -43,6 +43,7 @@ class Lending:
         self.apis = Apis(*parts, self._apis, self._clock, self.secrets, ended, self.audit)
         self.subscriptions = Subscriptions(*parts, self._apis, self._clock, self.apis)
         self.operations = Operations(self.shares, self.apis)
+        jobs.checked = self.operations.event_of
 
     def _secrets_of(self, call: Call) -> dict[str, str]:
         return self.secrets.of(sources_of(call))

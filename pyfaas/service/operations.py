@@ -30,7 +30,7 @@ class Prepared:
     """What is run: `name` is SUBSCRIPTION/OPERATION; `headers` are for the answer, whatever becomes of the call."""
 
     name: str
-    version: str
+    version: str | None
     body: bytes
     is_bytes: bool = False
     headers: dict[str, str] = field(default_factory=dict)
@@ -73,22 +73,29 @@ class Operations:
             self._refused(caller, api, error)
             raise
 
-    def checked(self, caller: Caller, name: str, body: bytes, *, is_json: bool = True) -> bytes:
-        """Check a call of SUBSCRIPTION/OPERATION by name, and return its event; who may call it is for whoever runs it to say.
+    def checked(self, caller: Caller, name: str, body: bytes, *, version: str | None = None, is_json: bool = True) -> Prepared:
+        """Return a call of SUBSCRIPTION/OPERATION by name, checked by the version that is named, else by the newest that has it.
 
-        Raises invalid_event or payload_too_large.
+        Who may call it, and that it is there at all, is for whoever runs it to say. Raises invalid_event or payload_too_large.
         """
-        subscriber, _, wanted = name.partition("/")
-        subscription = self._shares.subscription_names.get((caller.account.id, subscriber))
-        api = self._shares.apis.get(subscription.api) if subscription is not None else None
-        found = self._newest(api, wanted) if api is not None else None
-        if api is None or found is None:
-            return body
+        found = self._named(caller, name, version)
+        if found is None:
+            return Prepared(name=name, version=version, body=body)
+        api, by, operation = found
         try:
-            return self._checked(*found, body, is_json=is_json)
+            return Prepared(name=name, version=by.version, body=self._checked(by, operation, body, is_json=is_json), headers=warnings(by))
         except PyfaasError as error:
             self._refused(caller, api, error)
             raise
+
+    def version_of(self, caller: Caller, name: str) -> str | None:
+        """Return the newest API version that has SUBSCRIPTION/OPERATION, None when there is none."""
+        found = self._named(caller, name, None)
+        return found[1].version if found is not None else None
+
+    def event_of(self, caller: Caller, name: str, version: str | None, body: bytes) -> bytes:
+        """Return the event of a call by name; raises as `checked` does."""
+        return self.checked(caller, name, body, version=version).body
 
     # ---- inside
 
@@ -154,13 +161,18 @@ class Operations:
             found = self._compiled[key] = Input(operation.input or {}, "input")
         return found
 
-    def _newest(self, api: Api, name: str) -> tuple[ApiVersion, Operation] | None:
-        """Return an operation of the newest version that has it, as `ways` finds it."""
-        living = [v for v in self._catalogue.versions(api).values() if v.state is not ApiState.RETIRED]
-        for version in sorted(living, key=lambda v: v.created, reverse=True):
-            for operation in version.operations:
-                if operation.name == name:
-                    return version, operation
+    def _named(self, caller: Caller, name: str, version: str | None) -> tuple[Api, ApiVersion, Operation] | None:
+        """Return what SUBSCRIPTION/OPERATION is: of the version that is named, else of the newest that has it, as `ways` finds it."""
+        subscriber, _, wanted = name.partition("/")
+        subscription = self._shares.subscription_names.get((caller.account.id, subscriber))
+        api = self._shares.apis.get(subscription.api) if subscription is not None else None
+        if api is None:
+            return None
+        living = [v for v in self._catalogue.versions(api).values() if v.state is not ApiState.RETIRED and version in (None, v.version)]
+        for each in sorted(living, key=lambda v: v.created, reverse=True):
+            for operation in each.operations:
+                if operation.name == wanted:
+                    return api, each, operation
         return None
 
     def _refused(self, caller: Caller, api: Api, error: PyfaasError) -> None:

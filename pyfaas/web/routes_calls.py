@@ -30,8 +30,11 @@ async def invoke(service: Service, request: web.Request, caller: Caller | None) 
 async def invoke_operation(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Call an operation by its name, through a subscription."""
     me, name, body = asked.known(caller), _operation(request), await read_event(service, request)
-    body = service.operations.checked(me, name, body, is_json=event.is_json(request.headers.get("Content-Type")))
-    return await answer(service, request, event.call_request(me, name, None, request.headers, body, wants_stream=True))
+    prepared = service.operations.checked(me, name, body, is_json=event.is_json(request.headers.get("Content-Type")))
+    request[asked.FURTHER] = prepared.headers
+    call = event.call_request(me, name, None, request.headers, body, wants_stream=True)
+    call.api_version = prepared.version  # a call that is kept runs what it was checked by
+    return await answer(service, request, call)
 
 
 async def read_event(service: Service, request: web.Request) -> bytes:
@@ -63,10 +66,11 @@ async def map_operation(service: Service, request: web.Request, caller: Caller |
     me, name = asked.known(caller), _operation(request)
     at_once = min(asked.query_number(request, "concurrency", AT_ONCE, 1, 1000), service.config.account_concurrency)
     call = event.call_request(me, name, None, request.headers, b"", wants_stream=False)
+    call.api_version = version = service.operations.version_of(me, name)
     requested, executed = service.pin(call)
     call.stale, call.cancel_on_disconnect = None, True
     items = batch.Batch(service, call, at_once)
-    items.checked = lambda line: service.operations.checked(me, name, line)
+    items.checked = lambda line: service.operations.event_of(me, name, version, line)
     return await _mapped(request, items, requested, executed)
 
 
@@ -185,10 +189,7 @@ async def cancel_job(service: Service, request: web.Request, caller: Caller | No
 async def replay_job(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Run an asynchronous invocation again, with its event or another."""
     body = await event.read_body(request, service.config.async_payload, "async_payload")
-    me, job_id = asked.known(caller), asked.identifier(request, "invocation")
-    if body:
-        body = service.operations.checked(me, str((await service.job(me, job_id))["function"]), body)
-    return _queued(await service.replay_job(me, job_id, body or None), {})
+    return _queued(await service.replay_job(asked.known(caller), asked.identifier(request, "invocation"), body or None), {})
 
 
 def _queued(shown: dict[str, Any], headers: dict[str, str]) -> web.Response:

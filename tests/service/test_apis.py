@@ -487,14 +487,17 @@ async def test_a_call_by_name_is_checked_by_the_newest_version(bench: Bench) -> 
     await bench.publish()
     await bench.publish("2", operations=[{"name": "summarise", "path": "/s", "function": "summarise", "input": {"required": ["new"]}}])
     await bench.subscribe()
-    south = bench.who(SOUTH)
-    assert bench.operations.checked(south, "mine/summarise", b'{"new": 1}') == b'{"new": 1}'
+    south, old = bench.who(SOUTH), b'{"id": 1, "text": "a"}'
+    made = bench.operations.checked(south, "mine/summarise", b'{"new": 1}')
+    assert (made.body, made.version) == (b'{"new": 1}', "2")
     with pytest.raises(PyfaasError):
-        bench.operations.checked(south, "mine/summarise", b'{"id": 1, "text": "a"}')
+        bench.operations.checked(south, "mine/summarise", old)
+    assert bench.operations.event_of(south, "mine/summarise", "1", old) == old  # what was checked by a version stays with it
     await bench.apis.set_state(bench.who(NORTH), "text", "2", ApiState.RETIRED)
-    assert bench.operations.checked(south, "mine/summarise", b'{"id": 1, "text": "a"}')
-    assert bench.operations.checked(south, "mine/nothing", b"{}") == b"{}"  # whoever runs it says that it is not there
-    assert bench.operations.checked(south, "nothing/nothing", b"{}") == b"{}"
+    assert bench.operations.checked(south, "mine/summarise", old).version == bench.operations.version_of(south, "mine/summarise") == "1"
+    for name in ("mine/nothing", "nothing/nothing", "own"):  # whoever runs it says that it is not there
+        made = bench.operations.checked(south, name, b"{")
+        assert (made.body, made.version, bench.operations.version_of(south, name)) == (b"{", None, None)
 
 
 # ---- documents
