@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,6 +28,8 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1
 
 _PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 1, 3, 4
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 38, 47
+
+_SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44
 
 _IS_X86 = os.uname().machine == "x86_64"  # not platform.machine(), which keeps the host's name for every child to read
 _NR = {
@@ -249,6 +252,15 @@ def load_filter(bpf: bytes) -> None:
     buffer = ctypes.create_string_buffer(bpf, len(bpf))
     program = _Program(len(bpf) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     call("seccomp", 1, 1, ctypes.byref(program))
+
+
+def attach_filter(descriptor: int, bpf: bytes) -> None:
+    """Let a socket take only the packets that a program lets through, for ever: SO_ATTACH_FILTER, SO_LOCK_FILTER in socket(7)."""
+    buffer = ctypes.create_string_buffer(bpf, len(bpf))
+    program = bytes(_Program(len(bpf) // 8, ctypes.cast(buffer, ctypes.c_void_p)))
+    with socket.socket(fileno=os.dup(descriptor)) as filtered:
+        filtered.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        filtered.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)
 
 
 def pidfd_open(pid: int) -> int:

@@ -20,6 +20,7 @@ class Network(StrEnum):
 MAX_LISTENERS = MAX_ROUTES = 64  # a command to the launcher is one packet, and 253 descriptors fit a message (unix(7))
 RESOLVER = "127.0.0.53"  # where /etc/resolv.conf of a VM with doors looks for names
 DNS_PORT = 53
+_WATCHED = "watched"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +29,14 @@ class Doors:
 
     `listen` are TCP listeners, IPv4 address and port; they come out in this order, and after them the two sockets of the resolver
     (`RESOLVER`, port 53): UDP, TCP. `routes` are the IPv4 ranges, in CIDR notation, that are local inside: an address in one has whoever
-    listens there, and is refused at once where nobody does; every other address is unreachable. Raises ValueError for
+    listens there, and is refused at once where nobody does; every other address is unreachable. With `is_watched` one more comes
+    last, from which the host reads who knocked where no door is: a packet each, the IPv4 header first, then TCP's. Raises ValueError for
     what is no address, port or range, too many of them, one twice, or port 53 of every address, which is the resolver's.
     """
 
     listen: tuple[tuple[str, int], ...] = ()
     routes: tuple[str, ...] = ()
+    is_watched: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the kernel could not make."""
@@ -60,19 +63,20 @@ class Doors:
     @property
     def count(self) -> int:
         """How many descriptors come out."""
-        return len(self.listen) + 2
+        return len(self.listen) + 2 + self.is_watched
 
     def words(self) -> list[str]:
         """Return the value as words of a command to the launcher."""
-        return [*(f"{address}:{port}" for address, port in self.listen), *self.routes]
+        return [*(f"{address}:{port}" for address, port in self.listen), *self.routes, *([_WATCHED] if self.is_watched else [])]
 
     @classmethod
     def of_words(cls, words: Sequence[str]) -> Doors:
         """Read what `words` made; raises ValueError."""
-        listen = [word.partition(":") for word in words if "/" not in word]
+        listen = [word.partition(":") for word in words if "/" not in word and word != _WATCHED]
         return cls(
             listen=tuple((address, int(port) if port.isdecimal() else 0) for address, _, port in listen),
             routes=tuple(word for word in words if "/" in word),
+            is_watched=_WATCHED in words,
         )
 
 

@@ -25,7 +25,7 @@ from sandbox.launcher.options import LauncherOptions
 from sandbox.spec import MAX_LISTENERS, Ending, Limits, Usage, VmSpec
 from sandbox.wire import Kind
 
-_DESCRIPTORS = 3 + 16 + MAX_LISTENERS + 2  # a container's ends, its leaf's files, a VM's doors
+_DESCRIPTORS = 3 + 16 + MAX_LISTENERS + 3  # a container's ends, its leaf's files, a VM's doors
 _BORN_S = 10.0
 _NOTHING = "0000000000000000"
 EXPECTED: Mapping[str, str] = {

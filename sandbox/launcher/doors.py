@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 
+from sandbox.launcher import knocks
 from sandbox.spec import DNS_PORT, RESOLVER, Doors
 
 _BACKLOG = 128  # connections that wait until the host takes them; what is above it waits in its caller's retries
@@ -44,6 +45,8 @@ def make(doors: Doors) -> list[int]:
         made += [_listener(address, port) for address, port in doors.listen]
         made.append(_bound(socket.SOCK_DGRAM, RESOLVER, DNS_PORT))
         made.append(_listener(RESOLVER, DNS_PORT))
+        if doors.is_watched:
+            made.append(knocks.watch(doors))
     except OSError:
         for one in made:
             one.close()

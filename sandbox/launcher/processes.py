@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sandbox import kernel
 from sandbox.spec import MAX_LISTENERS
 
-_ROOM = socket.CMSG_SPACE((MAX_LISTENERS + 2) * 4)  # a VM's doors; everything else that is reported is fewer
+_ROOM = socket.CMSG_SPACE((MAX_LISTENERS + 3) * 4)  # a VM's doors; everything else that is reported is fewer
 
 
 def receive(report: socket.socket) -> tuple[bytes, list[int]]:

@@ -32,7 +32,7 @@ class Doorkeeper:
     """Holds doors and serves them in a thread until it is left; `asked` are the names that were looked for."""
 
     def __init__(self, doors: Sequence[int], names: Mapping[str, str] | None = None, *, word: str = "door") -> None:
-        """Take the descriptors over; `word` begins each answer, to tell one keeper from another."""
+        """Take the descriptors over, without one for knocks; `word` begins each answer, to tell one keeper from another."""
         self.sockets = [socket.socket(fileno=door) for door in doors]
         self.names, self.word = names or {}, word
         self.asked: list[str] = []

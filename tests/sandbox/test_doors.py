@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +75,7 @@ def test_what_the_kernel_could_not_make_is_refused(wrong: dict[str, Any]) -> Non
 def test_a_value_is_the_same_after_the_wire() -> None:
     """What the launcher reads of a command's words is what was meant; words of another kind are refused."""
     assert Doors.of_words(PLACES.words()) == PLACES
+    assert Doors.of_words(replace(PLACES, is_watched=True).words()) == replace(PLACES, is_watched=True)
     assert Doors.of_words([]) == Doors()
     for wrong in ("198.18.0.5", "198.18.0.5:", "198.18.0.5:x", "198.18.0.5:1:2", "x/8"):
         with pytest.raises(ValueError, match=r"is no |at most|is there twice|resolver's|at every address|network"):
@@ -134,6 +137,60 @@ def test_an_address_without_a_route_is_named(either: Rig) -> None:
     with pytest.raises(SetupError, match=r"192\.0\.2\.1:443") as caught:
         with_doors(either, Doors(listen=(("192.0.2.1", 443),), routes=(SYNTHETIC,)))
     assert caught.value.step == "doors"
+
+
+# ---- what is told
+
+
+def knocks(watched: socket.socket) -> list[tuple[str, int]]:
+    """Return the destinations that are told of and not yet read."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            packet = watched.recv(4096, socket.MSG_DONTWAIT)
+            tcp = (packet[0] & 15) * 4
+            assert len(packet) <= 120
+            found.append((socket.inet_ntoa(packet[16:20]), int.from_bytes(packet[tcp + 2 : tcp + 4], "big")))
+    return found
+
+
+_TRY = """
+import contextlib, socket
+for kind, address, port in {!r}:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, kind) as s:
+        s.settimeout(20)
+        s.connect((address, port))
+        s.send(b'words that nobody hears')
+result = True
+"""
+
+
+@pytest.mark.parametrize("listen", [PLACES.listen, tuple((f"198.18.1.{at}", 443) for at in range(MAX_LISTENERS))], ids=["few", "most"])
+def test_who_knocks_where_no_door_is_is_told(either: Rig, listen: tuple[tuple[str, int], ...]) -> None:
+    """Of each connection that the kernel refuses the host hears where to; of doors, datagrams, own servers and contents nothing."""
+    vm = with_doors(either, Doors(listen=listen, routes=(SYNTHETIC, "0.0.0.0/0"), is_watched=True))
+    tcp, udp = int(socket.SOCK_STREAM), int(socket.SOCK_DGRAM)
+    refused = [("198.18.0.5", 80), ("198.18.0.6", 8443), ("198.18.1.5", 444), ("8.8.8.8", 443), ("10.9.8.7", 22), ("198.18.0.5", 80)]
+    quiet = [(tcp, "127.0.0.1", 81), (tcp, RESOLVER, 53), (udp, "198.18.0.5", 80), (udp, "127.0.0.1", 81), *((tcp, *door) for door in listen)]
+    with socket.socket(fileno=vm.doors.pop()) as watched, Doorkeeper(vm.doors):
+        either.ask(vm.first, "server = __import__('socket').create_server(('127.0.0.1', 8081)); result = True")
+        either.ask(vm.first, _TRY.format([(tcp, "127.0.0.1", 8081), *quiet]))
+        assert knocks(watched) == []
+        either.ask(vm.first, _TRY.format([(tcp, *there) for there in refused]))
+        assert knocks(watched) == refused
+        with pytest.raises(PermissionError):
+            watched.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER
+
+
+def test_more_knocks_than_are_read_hold_nothing_up(either: Rig) -> None:
+    """What nobody reads is dropped beyond some hundred; connections go on, and later knocks are heard again."""
+    vm = with_doors(either, Doors(listen=(("198.18.0.5", 8443),), routes=(SYNTHETIC,), is_watched=True))
+    with socket.socket(fileno=vm.doors.pop()) as watched, Doorkeeper(vm.doors):
+        either.ask(vm.first, _TRY.format([(1, "198.18.0.5", 80)] * 1000))
+        assert either.ask(vm.first, DIAL + "result = dial('198.18.0.5', 8443)") == "door 198.18.0.5:8443"
+        assert 10 < len(knocks(watched)) < 1000
+        either.ask(vm.first, _TRY.format([(1, "198.18.0.9", 81)]))
+        assert knocks(watched) == [("198.18.0.9", 81)]
 
 
 # ---- what is reached
