@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 from pyfaas.calls import Request, Result, Sink
@@ -17,6 +18,7 @@ from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Account, AccountId, Caller, CanaryOrder, InvocationId, Outcome, Scope, Token
+from pyfaas.service.operations import Prepared
 
 TOKENS = {
     "pf_all": frozenset({Scope.INVOKE, Scope.DEPLOY, Scope.READ}),
@@ -244,6 +246,10 @@ class FakeService:
                 self.waiting -= 1
         return found[:limit], found[:limit][-1]["cursor"] if found else after
 
+    def is_own(self, _who: Caller, _name: str) -> bool:
+        """Have every function oneself."""
+        return True
+
     def pin(self, request: Request) -> tuple[int, int]:
         """Know one version."""
         if request.name == "unknown" or request.qualifier == "99":
@@ -307,9 +313,17 @@ class FakePart:
 
 
 class FakeOperations:
-    """Operations that take any event."""
+    """Operations of one version that take any event."""
 
-    def checked(self, _who: Caller, _name: str, body: bytes, *, is_json: bool = True) -> bytes:  # noqa: ARG002 - the shape of the real one
+    def version_of(self, _who: Caller, _name: str) -> str:
+        """Return the one version."""
+        return "1"
+
+    def checked(self, _who: Caller, name: str, body: bytes, *, is_json: bool = True) -> Any:  # noqa: ARG002 - the shape of the real one
+        """Take an event as it is."""
+        return SimpleNamespace(name=name, version="1", body=body, headers={})
+
+    def event_of(self, _who: Caller, _name: str, _version: str | None, body: bytes) -> bytes:
         """Take an event as it is."""
         return body
 
