@@ -7,8 +7,9 @@ last reading is a second old, of idle containers in turn, and at a container's e
 kind `idle`. Imports are `init`, preparations `build`, which their owner pays. A second of this is lost with the server, and of a container that
 long did nothing several.
 
-`rejected` and `lost` runs are free: their rows have neither time nor memory. A lost one's processor time is nobody's. A rejected one's is in an
-`idle` row: it is the code that says that an event does not fit, and could burn any amount on somebody else's account by saying so.
+`rejected` and `lost` runs are free: their rows have neither time nor memory, and nothing of the network. A lost one's processor time is
+nobody's. A rejected one's is in an `idle` row: it is the code that says that an event does not fit, and could burn any amount on somebody
+else's account by saying so.
 
 What the network carried is told by VM, so it is the run's that is longest at it there; else the last run's, as long as that ended just now; else
 `idle`.
@@ -93,7 +94,7 @@ class Meter:
         if call.request.is_job:
             ledger.job = result.usage = []
         if result.outcome in FREE:
-            self._free(session, ledger, call, result.outcome, cpu_us)
+            self._free(session, ledger, call, result, cpu_us)
         else:
             row = self._row("call", session.lane, call, outcome=result.outcome, wall_us=round((now - call.started) * 1e6), cpu_us=cpu_us,
                 bytes_in=len(call.body), bytes_out=len(result.body), **ledger.net)  # fmt: skip
@@ -174,9 +175,10 @@ class Meter:
 
     # ---- rows
 
-    def _free(self, session: Session, ledger: _Ledger, call: Call, outcome: Outcome, cpu_us: int) -> None:
-        ledger.is_lost = outcome is Outcome.LOST
-        self._write(session, ledger, self._row("call", session.lane, call, outcome=outcome))
+    def _free(self, session: Session, ledger: _Ledger, call: Call, result: Result, cpu_us: int) -> None:
+        ledger.is_lost = result.outcome is Outcome.LOST
+        sizes = {"bytes_in": len(call.body), "bytes_out": len(result.body)}
+        self._write(session, ledger, self._row("call", session.lane, call, outcome=result.outcome, **sizes))
         if cpu_us and not ledger.is_lost:
             self._write(session, ledger, self._row("idle", session.lane, cpu_us=cpu_us))
 
