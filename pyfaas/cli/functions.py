@@ -32,14 +32,15 @@ def ls(
     """List what can be called by name: functions, account aliases and subscriptions."""
     if kind not in (None, *KINDS):
         raise typer.BadParameter(f"--kind: {kind!r} is none of {', '.join(KINDS)}")
-    rows = act(ctx, lambda client: callables(client, kind))
-    if {row.get("kind") for row in rows} <= {"function"}:
+    options = chosen(ctx)
+    rows = act(ctx, lambda client: callables(client, kind, options))
+    if options.output is Output.TABLE:
+        rows = [{"kind": "function", "stands for": row.get("target") or row.get("api"), **row} for row in rows]
+    if {row.get("kind", "function") for row in rows} <= {"function"}:
         columns = ("name", "latest", "state", "handler", "shape", "memory", "timeout", "created")
     else:
         columns = ("name", "kind", "stands for", "latest", "state", "memory", "timeout", "created")
-    if chosen(ctx).output is Output.TABLE:
-        rows = [{**row, "stands for": row.get("target") or row.get("api")} for row in rows]
-    console.show_list(chosen(ctx), rows, columns, _NONE[kind or "function"])
+    console.show_list(options, rows, columns, _NONE[kind or "function"])
 
 
 _NONE = {
@@ -49,15 +50,17 @@ _NONE = {
 }
 
 
-async def callables(client: AsyncClient, kind: str | None = None) -> list[dict[str, Any]]:
-    """List what can be called by name, each with its kind; a server that knows of no lending has functions only."""
+async def callables(client: AsyncClient, kind: str | None, options: Globals) -> list[dict[str, Any]]:
+    """List what can be called by name; what is no function says its kind. A server that knows of no lending has functions only."""
     asked = {"function": client.functions, "alias": client.account_aliases, "subscription": client.subscriptions}
-    found: list[dict[str, Any]] = []
-    for each, listed in asked.items():
+    found: dict[str, list[dict[str, Any]]] = {}
+    # Functions come last: their body is what `-o json` prints where there is nothing else. --curl prints the first request.
+    for each in asked if options.curl else reversed(asked):
         if kind in (None, each):
             with contextlib.suppress(NotFound):
-                found += [{**row, "kind": each} for row in await listed()]
-    return found
+                found[each] = await asked[each]()
+    others = [{**row, "kind": each} for each in ("alias", "subscription") for row in found.get(each, ())]
+    return [*found.get("function", ()), *others]
 
 
 @app.command(epilog="Example: pyfaas describe greet:2")

@@ -10,7 +10,7 @@ import typer
 from pyfaas.cli import console, sentences
 from pyfaas.client.lending import EVERYBODY
 
-PLACEMENTS = ("pair", "owner", "caller")
+PLACEMENTS, PAYERS = ("pair", "owner", "caller"), ("caller", "owner")
 Own = Annotated[str, typer.Argument(metavar="NAME", help="a function, or an account alias that was lent with --relend")]
 Alias = Annotated[str, typer.Argument(metavar="NAME", help="an account alias")]
 Param = Annotated[
@@ -23,6 +23,27 @@ Secret = Annotated[
 Network = Annotated[
     list[str] | None, typer.Option("--network", metavar="ENTRY", help="HOST:PORT that its runs may reach; repeats", show_default=False)
 ]
+Version = Annotated[int | None, typer.Option("--version", metavar="N", help="only this version", show_default=False)]
+Lock = Annotated[
+    list[str] | None, typer.Option("--lock", metavar="K=V", help="a parameter that is fixed; K:=JSON; repeats", show_default=False)
+]
+Require = Annotated[
+    list[str] | None, typer.Option("--require", metavar="K", help="a parameter that must be given; repeats", show_default=False)
+]
+Allow = Annotated[
+    list[str] | None, typer.Option("--allow", metavar="K", help="a parameter that a call may give itself; repeats", show_default=False)
+]
+MaxConcurrency = Annotated[int | None, typer.Option("--max-concurrency", metavar="N", help="runs at once", show_default=False)]
+Rate = Annotated[float | None, typer.Option("--rate", metavar="R", help="runs in a second", show_default=False)]
+PerDay = Annotated[int | None, typer.Option("--per-day", metavar="N", help="runs in a day, UTC", show_default=False)]
+Travelling = Annotated[
+    list[str] | None, typer.Option("--secret", metavar="K", help="a secret of yours that travels along; repeats", show_default=False)
+]
+Placement = Annotated[
+    str | None,
+    typer.Option("--placement", metavar="pair|owner|caller", help="whose VMs it runs in; pair unless both sides say so", show_default=False),
+]
+Payer = Annotated[str | None, typer.Option("--payer", metavar="caller|owner", help="whose usage it is", show_default=False)]
 Running = Annotated[str, typer.Option("--running", metavar="stop|finish", help="what becomes of runs that go on")]
 
 
@@ -31,6 +52,11 @@ def one_of(value: str | None, words: Sequence[str], option: str) -> str | None:
     if value is not None and value not in words:
         raise typer.BadParameter(f"{option}: {value!r} is none of {', '.join(words)}")
     return value
+
+
+def said(**terms: Any) -> dict[str, Any]:
+    """Return the terms that were said; the others are the server's defaults."""
+    return {key: value for key, value in terms.items() if value not in (None, False, [], {})}
 
 
 def whom(account: str) -> str:

