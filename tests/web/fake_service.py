@@ -18,7 +18,6 @@ from pyfaas.config import Config
 from pyfaas.decisions.access import require
 from pyfaas.errors import Code, PyfaasError, not_found
 from pyfaas.model import Account, AccountId, Caller, CanaryOrder, InvocationId, Outcome, Scope, Token
-from pyfaas.service.operations import Prepared
 
 TOKENS = {
     "pf_all": frozenset({Scope.INVOKE, Scope.DEPLOY, Scope.READ}),
