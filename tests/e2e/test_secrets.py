@@ -289,14 +289,11 @@ def test_keys_survive_what_a_server_goes_through(tmp_path: Path) -> None:
     key = other / "secrets.key"
     assert key.stat().st_mode & 0o777 == 0o600
     key.rename(tmp_path / "aside")
-    for content in (None, "damaged\n", first):
-        if content is not None:
-            key.write_text(content)
-        if content != first:
-            complaint = told(other)
-            assert "secrets.key" in complaint
-            assert "backup" in complaint
-            assert (key.read_text() if key.exists() else None) == content
+    complaint = told(other)
+    assert "secrets.key is gone" in complaint
+    assert "backup" in complaint
+    assert not key.exists()
+    key.write_text(first)
     with started(other) as house:  # another key than theirs: they stay closed, the rest goes on
         closed = house.invoke("show", {})
         assert (closed.status, closed.json["code"]) == (500, "internal")
