@@ -339,6 +339,10 @@ class Service:
             running.cancel()
             raise
 
+    def is_own(self, caller: Caller, name: str) -> bool:
+        """Tell whether a name is a function of the account's own, and not of something that is lent to it."""
+        return (caller.account.id, name) in self.registry.by_name
+
     def pin(self, request: Request) -> tuple[int, int]:
         """Return what a request's qualifier names now, and the version that serves it; raises not_found or gone."""
         return self.dispatcher.pin(request)

@@ -82,9 +82,8 @@ def _caller(service: Service, request: web.Request, *, is_needed: bool) -> Calle
     return service.authenticate(header.encode("utf-8", "surrogateescape"))
 
 
-async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Say what answered, let no browser guess what it was, and add what the handler left for any answer."""
-    response.headers.update(request.get(asked.FURTHER, {}))
+async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say what answered, and let no browser guess what it was."""
     response.headers["Server"] = "pyfaas"
     response.headers["X-Content-Type-Options"] = "nosniff"
 

@@ -20,7 +20,6 @@ BUDGET_FORM = "[0-9]{1,3}(\\.[0-9]{1,6})?"  # a percent, with its fraction
 ID_FORM, NAME_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[A-Za-z0-9_-]{1,64}"
 TOKEN_FORM = "[0-9]{11}\\.[0-9]{6}-" + ID_FORM  # a token's place in its list
 API_FORM = NAME_FORM + "/" + NAME_FORM  # an API's place in the directory
-FURTHER = "pyfaas.further"  # where a handler leaves headers that every answer of its request has, an error too
 USAGE_FORM = "[0-9-]{1,10}( [A-Za-z0-9_/.-]{1,160}){8} [0-9]{6}"  # a row's place among usage
 _ID = re.compile(ID_FORM)
 _TIME = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")

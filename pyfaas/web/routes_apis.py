@@ -10,7 +10,7 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.service.service import Service
 from pyfaas.sharing import ApiState
-from pyfaas.web import asked, event, page
+from pyfaas.web import asked, event, page, problems
 from pyfaas.web.routes_calls import answer, read_event
 
 _DEFINITION_BYTES = 1 << 20  # as sent: spaces and escapes; what counts is counted when it is read
@@ -126,13 +126,14 @@ async def call_api(service: Service, request: web.Request, caller: Caller | None
     try:
         prepared = service.operations.prepare(asked.known(caller), path, request.method, rest, query=query, body=body, is_json=is_json)
     except PyfaasError as error:
-        if error.code is Code.METHOD_NOT_ALLOWED:
-            request[asked.FURTHER] = {"Allow": error.evidence["allowed"]}
-        raise
-    request[asked.FURTHER] = prepared.headers
+        if error.code is not Code.METHOD_NOT_ALLOWED:
+            raise
+        refused = problems.response(error)
+        refused.headers["Allow"] = error.evidence["allowed"]
+        return refused
     call = event.call_request(asked.known(caller), prepared.name, None, request.headers, prepared.body, wants_stream=True)
     call.api_version, call.is_bytes = prepared.version, prepared.is_bytes
-    return await answer(service, request, call)
+    return await answer(service, request, call, prepared.headers)
 
 
 def _api_path(request: web.Request) -> tuple[str, str, str]:

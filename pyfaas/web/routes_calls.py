@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -13,7 +15,7 @@ from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import Caller
 from pyfaas.names import check_name, split_target
 from pyfaas.service.service import Service
-from pyfaas.web import asked, batch, event, streams
+from pyfaas.web import asked, batch, event, problems, streams
 from pyfaas.web.routes_versions import MAX_WAIT_S
 
 _FOLLOW_S = 0.3
@@ -31,10 +33,9 @@ async def invoke_operation(service: Service, request: web.Request, caller: Calle
     """Call an operation by its name, through a subscription."""
     me, name, body = asked.known(caller), _operation(request), await read_event(service, request)
     prepared = service.operations.checked(me, name, body, is_json=event.is_json(request.headers.get("Content-Type")))
-    request[asked.FURTHER] = prepared.headers
     call = event.call_request(me, name, None, request.headers, body, wants_stream=True)
     call.api_version = prepared.version  # a call that is kept runs what it was checked by
-    return await answer(service, request, call)
+    return await answer(service, request, call, prepared.headers)
 
 
 async def read_event(service: Service, request: web.Request) -> bytes:
@@ -43,21 +44,28 @@ async def read_event(service: Service, request: web.Request) -> bytes:
     return await event.read_body(request, limit, key)
 
 
-async def answer(service: Service, request: web.Request, call: Request) -> web.StreamResponse:
-    """Run a call now, or keep it for later when the client prefers."""
-    if not event.prefers_async(request.headers):
-        return await streams.answer(service, request, call)
-    call.wants_stream = False
-    return _queued(await service.enqueue(call), {"Preference-Applied": "respond-async"})
+async def answer(service: Service, request: web.Request, call: Request, further: Mapping[str, str] = MappingProxyType({})) -> web.StreamResponse:
+    """Run a call now, or keep it for later when the client prefers; the answer has these further headers, whatever it is."""
+    try:
+        if not event.prefers_async(request.headers):
+            return await streams.answer(service, request, call, further=further)
+        call.wants_stream = False
+        return _queued(await service.enqueue(call), {"Preference-Applied": "respond-async", **further})
+    except PyfaasError as error:
+        refused = problems.response(error)
+        refused.headers.update(further)
+        return refused
 
 
 async def map_(service: Service, request: web.Request, caller: Caller | None) -> Any:
     """Run a function once for each line."""
-    name, headers = asked.name(request), request.headers
+    me, name, headers = asked.known(caller), asked.name(request), request.headers
     at_once = min(asked.query_number(request, "concurrency", AT_ONCE, 1, 1000), service.config.account_concurrency)
-    call = event.call_request(asked.known(caller), name, request.query.get("qualifier"), headers, b"", wants_stream=False)
+    call = event.call_request(me, name, request.query.get("qualifier"), headers, b"", wants_stream=False)
     requested, executed = service.pin(call)
-    call.qualifier, call.stale, call.cancel_on_disconnect = str(executed), None, True
+    if service.is_own(me, name):
+        call.qualifier = str(executed)  # an account alias says itself which version
+    call.stale, call.cancel_on_disconnect = None, True
     return await _mapped(request, batch.Batch(service, call, at_once), requested, executed)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -109,8 +110,10 @@ def noticed(request: web.Request, running: Any) -> Iterator[None]:
         connection.call = None
 
 
-async def answer(service: Service, web_request: web.Request, request: Request, *, under_url: bool = False) -> web.StreamResponse:
-    """Run a call and answer it, whole or as a stream; a client that leaves ends what it alone waits for."""
+async def answer(
+    service: Service, web_request: web.Request, request: Request, *, under_url: bool = False, further: Mapping[str, str] = MappingProxyType({})
+) -> web.StreamResponse:
+    """Run a call and answer it, whole or as a stream, with these further headers; a client that leaves ends what it alone waits for."""
     sink = Stream()
     running = sink.running = service.submit(request, sink)
     debug = service.config.debug
@@ -119,15 +122,17 @@ async def answer(service: Service, web_request: web.Request, request: Request, *
             if web_request.transport is None:
                 running.left()  # it left before the call was known to the connection
             if await sink.wait_head():
-                return await _stream(web_request, running, sink)
+                return await _stream(web_request, running, sink, further)
     except asyncio.CancelledError:
         running.left()
         raise
     assert sink.result is not None  # noqa: S101 - wait_head said so
-    return answers.whole(sink.result, debug=debug, under_url=under_url)
+    response = answers.whole(sink.result, debug=debug, under_url=under_url)
+    response.headers.update(further)
+    return response
 
 
-async def _stream(web_request: web.Request, running: Running, sink: Stream) -> web.StreamResponse:
+async def _stream(web_request: web.Request, running: Running, sink: Stream, further: Mapping[str, str]) -> web.StreamResponse:
     head = sink.first or {}
     framing = _framing(head, web_request.headers.get("Accept", ""))
     own = answers.own_head(head) if framing == "http" else (200, [])
@@ -138,6 +143,7 @@ async def _stream(web_request: web.Request, running: Running, sink: Stream) -> w
     if framing != "http":
         response.content_type = _TYPES.get(framing) or _raw_type(web_request)
     answers.put_headers(response, own[1])
+    response.headers.update(further)
     response.headers["Pyfaas-Invocation-Id"] = running.id
     if running.requested is not None:
         response.headers["Pyfaas-Requested-Version"] = str(running.requested)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.house import Answer, House
+from tests.e2e.lending import accept, accounts, grant
 from tests.e2e.test_front import runs_of
 
 Name = Callable[[], str]
@@ -272,3 +273,14 @@ def test_more_than_the_account_may_have_waiting(house: House, mapped: str) -> No
     """Far more lines than an account may have waiting are all run: what finds no room waits for its turn."""
     answer = run(house, mapped, "".join(f"{n}\n" for n in range(3000)), "?concurrency=1000")
     assert items(answer) == {n: {"i": n, "ok": n} for n in range(3000)}
+
+
+def test_an_account_alias_is_mapped(house: House, name: Name) -> None:
+    """What is lent runs once for each line too, the version being the alias's to say."""
+    owner, caller, lent = name(), name(), name()
+    accounts(house, owner, caller)
+    house.deploy(lent, CODE, token=owner)
+    grant(house, lent, caller, owner=owner)
+    accept(house, "borrowed", f"{owner}/{lent}", caller=caller)
+    answer = house.call("POST", "/v1/functions/borrowed/map", "1\n2\n", token=caller)
+    assert {i: item["ok"] for i, item in items(answer).items()} == {0: 1, 1: 2}
