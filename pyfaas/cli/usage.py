@@ -71,11 +71,10 @@ def _add(total: dict[str, Any], row: Row) -> None:
 
 def table(rows: Sequence[Row], by: str | None) -> tuple[list[str], list[list[str]]]:
     """Return heads and lines for people; what tells nothing, being the same in all rows, is left out."""
-    keys = [by] if by else [key for key in ("day", "kind", "caller", "function", "alias", "api", "operation") if any(row.get(key) for row in rows)]
-    if not by and len({row.get("caller") for row in rows}) == 1:
-        keys.remove("caller")
-    for key in ("owner", "account"):
-        if len({row.get(key) for row in rows}) > 1:
+    told = [key for key in ("day", "kind", "function", "alias", "api", "operation") if any(row.get(key) for row in rows)]
+    keys = [by] if by else told
+    for key in ("caller", "owner", "account"):
+        if key != by and len({row.get(key) for row in rows}) > 1:
             keys = [key, *keys]
     heads = list(_HEADS)
     has_network = any(row.get(key) for row in rows for key in ("net_in", "net_out", "connections"))

@@ -537,6 +537,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Stop the tasks; the VMs end with the launcher."""
+        self.finisher.meter.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -135,6 +135,15 @@ async def test_the_rows_of_a_life_add_up_to_its_leaf(bench: Metered) -> None:
     assert sum(row.count for row in bench.rows("call")) == 21
 
 
+async def test_a_stop_writes_what_is_owed(bench: Metered) -> None:
+    """What was used since the last reading is not lost with a server that stops in order."""
+    _, box = begun(bench)
+    box.burn(10, children_us=90)
+    box.answer()
+    bench.meter.close()
+    assert cpu(bench.rows("call")) == 100
+
+
 async def test_two_callers_of_one_function_split_exactly(bench: Metered) -> None:
     """Lent to two accounts and interleaved, each pays what ran for it, whatever its own name for it is."""
     names = {B: "theirs", C: "ours"}
