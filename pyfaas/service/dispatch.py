@@ -66,6 +66,8 @@ class Dispatcher:
         self.secrets_size: Callable[[Call], int] = lambda _call: 0  # at most, in bytes
         self.is_spent: Callable[[AccountId], bool] = lambda _payer: False  # it moved as much over the network as it may today
         self.audit: Callable[[Way, Result], None] = lambda _way, _result: None
+        self.refused: Callable[[Way, str], None] = lambda _way, _code: None
+        self.turned_away: Callable[[AccountId, str, str], None] = lambda _account, _name, _code: None  # by a name that leads nowhere
         self.is_draining = False
         self.unrun: Counter[Outcome] = Counter()  # calls that were accepted and ended without having run
         self.throttled = 0
@@ -133,7 +135,12 @@ class Dispatcher:
         entry, way = self._find(request)
         account = self._load_of(request, entry, way)
         now = self.clock.monotonic()
-        admission = self._admission(account, entry, way, now)
+        try:
+            admission = self._admission(account, entry, way, now)
+        except PyfaasError as error:
+            if way is not None:
+                self.refused(way, error.code.value)
+            raise
         call = Call(self, request.id or self.ids.next(), request, sink, entry, way, account, now)
         if way is not None or request.http is not None or request.qualifier is not None:
             call.meta = meta_of(request, way)
@@ -174,7 +181,11 @@ class Dispatcher:
             account = request.caller.account.id
         else:
             raise PyfaasError(Code.UNAUTHENTICATED, "a token is needed", hint="run pyfaas login")
-        return self.ways.lead(account, request)
+        try:
+            return self.ways.lead(account, request)
+        except PyfaasError as error:
+            self.turned_away(account, request.name, error.code.value)
+            raise
 
     def _load_of(self, request: Request, entry: Entry, way: Way | None) -> AccountLoad:
         caller = request.caller.account.id if request.caller is not None else entry.function.account

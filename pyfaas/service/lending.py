@@ -36,7 +36,8 @@ class Lending:
 
     def connect(self, dispatcher: Dispatcher, jobs: Jobs) -> None:
         """Make the use cases; what ends reaches the calls of `dispatcher` and `jobs`, which are given their secrets here."""
-        dispatcher.secrets_of, dispatcher.secrets_size, dispatcher.audit = self._secrets_of, self._secrets_size, self._called
+        dispatcher.secrets_of, dispatcher.secrets_size = self._secrets_of, self._secrets_size
+        dispatcher.audit, dispatcher.refused, dispatcher.turned_away = self._called, self._refused, self.audit.turned_away
         ended = Revocation(self.ways, dispatcher, jobs).ended
         parts = self._registry, self.shares
         self.sharing = Sharing(*parts, self.ways, self._sharing, self._clock, self.secrets, self.audit, ended)
@@ -52,8 +53,13 @@ class Lending:
         return self.secrets.size_of(sources_of(call))
 
     def _called(self, way: Way, result: Result) -> None:
-        kind = AuditKind.REFUSED if result.outcome is Outcome.REJECTED else AuditKind.CALLED
-        self.audit.count(way, kind, result.outcome.value)
+        if result.outcome is Outcome.REJECTED:
+            self._refused(way, (result.code or result.outcome).value)
+        else:
+            self.audit.count(way, AuditKind.CALLED, result.outcome.value)
+
+    def _refused(self, way: Way, code: str) -> None:
+        self.audit.count(way, AuditKind.REFUSED, code)
 
     async def function_removed(self, entry: Entry) -> None:
         """End what was lent of a function that is gone, and forget its secrets."""

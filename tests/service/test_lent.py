@@ -331,3 +331,18 @@ async def test_an_alias_on_ones_own_function_is_the_function(bench: Bench) -> No
     again.answer(b'{"errorType": "E", "errorMessage": "m", "stackTrace": []}', Status.ERROR)
     assert first.result.outcome is Outcome.OK
     assert b'"E"' in second.result.body
+
+
+async def test_refusals_are_told_to_the_trail(bench: Bench) -> None:
+    """A call over the owner's caps is refused with its way, one by an alias that leads nowhere by its name."""
+    told: list[tuple[str, str]] = []
+    bench.dispatcher.refused = lambda way, code: told.append((way.name, code))
+    bench.dispatcher.turned_away = lambda _account, name, code: told.append((name, code))
+    grant = lend(bench, A, per_day=1)
+    alias(bench, "lent", grant)
+    bench.call(B, "lent")
+    for expected in (("lent", "throttled"), ("lent", "gone")):
+        with pytest.raises(PyfaasError):
+            bench.call(B, "lent")
+        assert told[-1] == expected
+        take_back(bench, grant)
