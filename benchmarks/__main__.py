@@ -20,7 +20,7 @@ from benchmarks import compare, host, html, plots, report, result
 from benchmarks.result import Result
 
 _HERE = Path(__file__).resolve().parent
-PAGES = ("warm", "cold", "memory", "payload", "functions", "profile", "publish", "rollback", "broken", "store")
+PAGES = ("warm", "cold", "memory", "payload", "functions", "profile", "publish", "rollback", "broken", "store", "lent", "egress")
 _LONG = frozenset({"broken", "store"})  # left out of a quick run, unless they are named
 
 

@@ -15,11 +15,11 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 64re
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-top: 1px solid #d8dbe0; padding-top: 1rem } h3 { margin-bottom: .3rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e6e8eb }
 td:first-child, th:first-child { text-align: left } th { font-weight: 600; background: #f5f6f8 }
-.goal { background: #d9f2df } .must { background: #fdf3d0 } .missed { background: #fbdcdc; font-weight: 600 }
+.goal { background: #d9f2df } .must, .short { background: #fdf3d0 } .missed { background: #fbdcdc; font-weight: 600 }
 img { max-width: 100% } .says, .notes { color: #4a4f57 } .wide { overflow-x: auto }
 @media (prefers-color-scheme: dark) {
  body { background: #17191c; color: #e4e6e9 } th { background: #23262b } td, th { border-color: #33373d } h2 { border-color: #33373d }
- .says, .notes { color: #a7adb5 } .goal { background: #1d4028 } .must { background: #4a3f16 } .missed { background: #552526 } img { background: #fff }
+ .says, .notes { color: #a7adb5 } .goal { background: #1d4028 } .must, .short { background: #4a3f16 } .missed { background: #552526 } img { background: #fff }
 }
 """
 
@@ -49,7 +49,7 @@ def _promises(rows: Sequence[Row]) -> str:
     return _wide(_head(report.HEAD) + "".join(lines)) if rows else ""
 
 
-_CLASS = {Verdict.GOAL: "goal", Verdict.MUST: "must", Verdict.MISSED: "missed"}
+_CLASS = {Verdict.GOAL: "goal", Verdict.MUST: "must", Verdict.SHORT: "short", Verdict.MISSED: "missed"}
 
 
 def _section(result: Result, pictures: Mapping[str, bytes]) -> list[str]:

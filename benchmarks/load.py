@@ -72,6 +72,19 @@ def begun(module: str) -> subprocess.Popen[str]:
     )
 
 
+def ended(process: subprocess.Popen[str]) -> None:
+    """End what `begun` started: it ends with its standard input, else it is killed."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
 class Loader:
     """The load's process; a context manager."""
 
@@ -96,13 +109,7 @@ class Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._down.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._up.close()
+        ended(self._process)
 
 
 # ---- in its process

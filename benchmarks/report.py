@@ -11,7 +11,7 @@ from benchmarks.targets import Amount, Row, Verdict
 
 HEAD = ("measure", "ratio", "middle half", "must", "goal", "reached", "pyfaas", "baseline")
 _NUMERIC = "0123456789-+≤≥"
-_REACHED = {Verdict.GOAL: "goal", Verdict.MUST: "must", Verdict.MISSED: "NOT REACHED"}
+_REACHED = {Verdict.GOAL: "goal", Verdict.MUST: "must", Verdict.SHORT: "not the goal", Verdict.MISSED: "NOT REACHED"}
 
 
 def number(value: float) -> str:

@@ -43,7 +43,7 @@ def run(stage: Stage) -> None:
     for at, account in enumerate(names):
         stage.tell(f"first calls, account {at + 1} of {count}")
         functions = [stage.function(house, f"cold{number}", token=account) for number in range(len(_ORDER))]
-        with _Line(functions[0]) as line:
+        with Line(functions[0]) as line:
             for name, function in zip(_ORDER, functions, strict=True):
                 if name != "fork":
                     time.sleep(_APART_S)
@@ -107,7 +107,7 @@ def profile(phases: dict[str, list[dict[str, float]]]) -> Table:
     return Table(title="Where a first call's milliseconds go (medians, Server-Timing)", head=head, rows=rows)
 
 
-class _Line:
+class Line:
     """A keep-alive connection that tells of each answer how long it took and how the call was placed."""
 
     def __init__(self, peer: Peer) -> None:

@@ -89,10 +89,17 @@ def test_more_is_not_less() -> None:
 def test_a_goal_is_beyond_its_must(key: str) -> None:
     """Each promise's goal is the harder of the two; nothing is beyond none at all."""
     target = TARGETS[key]
-    if target.must == 0:
-        assert target.goal == 0
+    if not target.must:
+        assert target.must is None or target.goal == 0
         return
     assert target.goal < target.must if target.is_most else target.goal > target.must
+
+
+def test_without_a_must_nothing_is_missed() -> None:
+    """Where there is a goal only, a figure reaches it or is short of it; no exit status depends on that."""
+    target = Target(text="", must=None, goal=2.0)
+    assert [target.verdict(ratio) for ratio in (2.0, 2.1)] == [Verdict.GOAL, Verdict.SHORT]
+    assert [target.bound(bound) for bound in (target.must, target.goal)] == ["none", "≤ 2"]
 
 
 def test_a_row_is_judged_by_the_median() -> None:
