@@ -80,6 +80,7 @@ def test_as_an_ordinary_user() -> None:
     assert not found["cgroups"][0]
     assert "not writable" in found["cgroups"][1]
     assert "Delegate=yes" in found["cgroups"][2]
+    assert [name for name, (live, _, _) in found.items() if not live] == ["cgroups"]
     assert look(rootless=False)["cgroups"][0]
 
 

@@ -288,6 +288,11 @@ _SERVERS = {
         "threading.Thread(target=lambda: server.accept()[0].send(b'mine')).start()\n"
         "s = socket.socket(socket.AF_UNIX); s.connect('/tmp/mine'); result = s.recv(10).decode()"
     ),
+    "what a connection tells": (
+        "import socket\nserver = socket.create_server(('127.0.0.1', 0))\ns = socket.create_connection(server.getsockname(), 20)\n"
+        "assert len(s.getsockopt(6, socket.TCP_INFO, 256)) > 100\nassert s.getsockopt(6, 2) > 500\nassert s.getsockopt(1, socket.SO_ERROR) == 0\n"
+        "assert s.getsockopt(0, socket.IP_TTL) > 0\nresult = 'mine'"
+    ),
     "options of long connections": (
         "import socket\ns = socket.socket()\nfor level, name, value in ((1, 9, 1), (6, 1, 1), (6, 4, 5), (6, 5, 5), (6, 6, 3), (6, 18, 3000), (0, 11, 1)):\n"
         "    s.setsockopt(level, name, value)\nresult = 'mine'"

@@ -207,6 +207,8 @@ CASES = {  # what is asked → (call, arguments, refused with)
     "out-of-band bytes": ("sendto", (-1, 0, 0, 1, 0, 0), errno.ENOSYS),
     "a directory notification": ("fcntl", (0, 1026, 0), errno.ENOSYS),
     "a packet filter on a socket": ("setsockopt", (0, 1, 26, 0, 0), errno.ENOSYS),
+    "pages of the kernel instead of bytes": ("getsockopt", (-1, 6, 35, 0, 0), errno.ENOSYS),
+    "an option of another protocol": ("getsockopt", (-1, HIGH | 132, 0, 0, 0), errno.ENOSYS),
     "an extended attribute": ("getxattr", (0, 0, 0, 0), errno.EOPNOTSUPP),
     "io_uring": ("io_uring_setup", (8, 0), errno.ENOSYS),
     "a mount": ("mount", (0, 0, 0, 0, 0), errno.EPERM),
