@@ -32,6 +32,8 @@ _SAYS = {
 }
 _WITHOUT_BODY = ("GET", "DELETE")
 _FAILED = 500
+_TABLES = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")  # whose keys are names, not words
+_DATA = ("const", "enum", "default", "example", "examples")
 _UNNAMED = re.compile(r"[^A-Za-z0-9._-]")
 _PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -102,7 +104,7 @@ class _Components:
             self.schemas[free] = placed.of(schema[word][_unescaped(key)])
         made: dict[str, Any] = placed.of({key: value for key, value in schema.items() if key not in ("$defs", "definitions", "$schema")})
         if root:
-            self.schemas[root] = placed.of({key: value for key, value in schema.items() if key != "$schema"}, is_whole=True)
+            self.schemas[root] = placed.of({key: value for key, value in schema.items() if key != "$schema"})
         return made
 
     def _free(self, wanted: str) -> str:
@@ -121,21 +123,20 @@ class _Placed:
     def __init__(self, names: Mapping[str, str], root: str) -> None:
         self._names, self._root = names, root
 
-    def of(self, value: Any, *, is_whole: bool = False) -> Any:
-        """Return a value with its references rewritten; what is inside `const`, `enum`, `default` and `examples` is data."""
-        if isinstance(value, list):
-            return [self.of(item) for item in value]
-        if not isinstance(value, Mapping):
-            return value
-        made: dict[str, Any] = {}
-        for key, part in value.items():
-            if key == "$ref" and isinstance(part, str):
-                made[key] = f"#/components/schemas/{self._names[part]}" if part in self._names else self._root + part[1:]
-            elif key in ("const", "enum", "default", "example", "examples"):
-                made[key] = part
-            else:
-                made[key] = self.of(part)
-        return made
+    def of(self, schema: Any) -> Any:
+        """Return a schema, or a list of them, with its references rewritten; what is no schema (`const`, `default` …) is data."""
+        if isinstance(schema, list):
+            return [self.of(item) for item in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        return {word: self._part(word, part) for word, part in schema.items()}
+
+    def _part(self, word: str, part: Any) -> Any:
+        if word == "$ref" and isinstance(part, str):
+            return f"#/components/schemas/{self._names[part]}" if part in self._names else self._root + part[1:]
+        if word in _TABLES and isinstance(part, Mapping):
+            return {name: self.of(each) for name, each in part.items()}
+        return part if word in _DATA else self.of(part)
 
 
 def _operation(operation: Operation, components: _Components) -> dict[str, Any]:
@@ -200,7 +201,11 @@ def _refers(schema: Any) -> bool:
     reference = schema.get("$ref")
     if isinstance(reference, str) and not re.fullmatch(r"#/(\$defs|definitions)/[^/]+", reference):
         return True
-    return any(_refers(part) for part in schema.values())
+    return any(
+        _refers(list(part.values()) if word in _TABLES and isinstance(part, Mapping) else part)
+        for word, part in schema.items()
+        if word not in _DATA
+    )
 
 
 def _escaped(key: str) -> str:

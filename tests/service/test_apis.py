@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -535,3 +536,30 @@ async def test_the_document_is_valid_and_whole(bench: Bench) -> None:
     with pytest.raises(PyfaasError) as refused:
         bench.apis.document(bench.who(SOUTH), "north", "text", "1", "")
     assert refused.value.code is Code.GONE
+
+
+async def test_words_that_are_names_stay_names(bench: Bench) -> None:
+    """A member that is called as a word of JSON Schema is, and what is data is not read as a schema."""
+    tag = {"$ref": "#/$defs/tag"}
+    schema = {
+        "type": "object",
+        "properties": {"default": tag, "enum": tag, "$ref": tag, "deep": {"$ref": "#/$defs/table/properties/x"}, "same": {"const": {"$ref": "#/nowhere"}}},
+        "$defs": {"tag": {"type": "string"}, "table": {"properties": {"x": {"type": "integer"}}}},
+    }
+    await bench.publish(operations=[{"name": "a", "path": "/a", "function": "list", "input": schema}])
+    made = bench.apis.document(bench.who(SOUTH), "north", "text", "1", "")
+    assert [str(error) for error in OpenAPIV31SpecValidator(made).iter_errors()] == []
+    members = made["paths"]["/a"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert {members[name]["$ref"] for name in ("default", "enum", "$ref")} == {"#/components/schemas/a_input_tag"}
+    assert members["deep"]["$ref"] == "#/components/schemas/a_input/$defs/table/properties/x"
+    assert members["same"] == {"const": {"$ref": "#/nowhere"}}
+    assert made["components"]["schemas"]["a_input"]["$defs"]["table"]["properties"]["x"] == {"type": "integer"}
+
+
+async def test_of_two_at_once_one_publishes(bench: Bench) -> None:
+    """Two publications of one version with different content at the same time: one is kept, the other is a conflict."""
+    ended = await asyncio.gather(bench.publish(title="one"), bench.publish(title="two"), return_exceptions=True)
+    [status] = [each[0] for each in ended if isinstance(each, tuple)]
+    [refused] = [each for each in ended if isinstance(each, PyfaasError)]
+    assert (status, refused.code) == (201, Code.CONFLICT)
+    assert len((await bench.store.load())[1]) == 1
