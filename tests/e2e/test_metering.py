@@ -78,6 +78,14 @@ def placed(answer: Any) -> str:
     return dict(word.strip().split("=") for word in answer.headers["pyfaas-placement"].split(";"))["container"]
 
 
+def container_of(house: House, caller: str) -> str:
+    """Return the one container that works for a caller with its lender: what the operator sees, and the caller does not."""
+    own = house.call("GET", "/v1/whoami", token=caller).json["id"]
+    vms = house.call("GET", "/v1/fleets", token="admin").json["vms"]  # noqa: S106 - a name
+    (found,) = [box["id"] for vm in vms if vm["tenant"].endswith(f"+{own}") for box in vm["containers"] if box["state"] != "blank"]
+    return str(found)
+
+
 def leaves(launcher: str) -> dict[str, int]:
     """Return what the leaf of each container of a launcher has counted, in microseconds, by the container's id."""
     groups = detect()
@@ -160,14 +168,20 @@ def test_a_rejected_call_is_free(house: House) -> None:
 
 def lent(house: House, name: str, source: str, **terms: Any) -> tuple[str, str, str]:
     """Deploy a function of a new account and lend it to another; returns owner, caller, and the caller's name for it."""
-    owner, caller, own_name = house.account(f"owner-{name}"), house.account(f"caller-{name}"), f"her-{name}"
+    owner, own_name = house.account(f"owner-{name}"), f"her-{name}"
     house.deploy(name, source, token=owner)
-    made = house.call("PUT", f"/v1/functions/{name}/grants/{caller}", json.dumps(terms), token=owner, content_type="application/json")
+    return owner, borrower(house, owner, name, f"caller-{name}", own_name, **terms), own_name
+
+
+def borrower(house: House, owner: str, function: str, caller: str, name: str = "mine", **terms: Any) -> str:
+    """Make an account that has an alias on a function; returns it."""
+    house.account(caller)
+    made = house.call("PUT", f"/v1/functions/{function}/grants/{caller}", json.dumps(terms), token=owner, content_type="application/json")
     assert made.status in (200, 201), made.body
-    order = json.dumps({"target": f"{owner}/{name}"})
-    accepted = house.call("PUT", f"/v1/aliases/{own_name}", order, token=caller, content_type="application/json")
+    order = json.dumps({"target": f"{owner}/{function}"})
+    accepted = house.call("PUT", f"/v1/aliases/{name}", order, token=caller, content_type="application/json")
     assert accepted.status in (200, 201), accepted.body
-    return owner, caller, own_name
+    return caller
 
 
 def test_both_sides_see_what_is_theirs(house: House) -> None:
@@ -185,6 +199,33 @@ def test_both_sides_see_what_is_theirs(house: House) -> None:
     assert (by_caller["calls"], by_caller["day"], by_caller["wall_ms"] >= 150) == (3, None, True)
     assert {row["kind"] for row in rows(house, token=caller)} >= {"call", "init"}
     assert house.call("GET", "/v1/usage?by=color").status == 400
+
+
+@needs_cgroups
+def test_two_interleaved_callers_pay_what_ran_for_them(house: House) -> None:
+    """Each caller's rows are what the leaf of its own container counted, children and imports with it; the owner pays nothing."""
+    house.deploy("other", SLOW)
+    launcher = placed(house.invoke("other", {})).rpartition("-")[0]
+    for n in range(5):  # until both get containers that were seen before they had anything to do
+        owner = house.account(f"lender{n}")
+        house.deploy("share", BURN, token=owner)
+        callers = [borrower(house, owner, "share", f"borrower{n}{letter}", reuse=True) for letter in "ab"]
+        before = quiet(launcher)
+        assert [house.invoke("mine", {}, token=caller).outcome for caller in callers] == ["ok", "ok"]
+        where = {caller: container_of(house, caller) for caller in callers}
+        if set(where.values()) <= set(before):
+            break
+    assert len(set(where.values())) == 2
+    for turn in range(6):
+        for each, caller in enumerate(callers):
+            answer = house.invoke("mine", {"child": 0.01 * (1 + turn * each)}, token=caller)
+            assert (answer.outcome, container_of(house, caller)) == ("ok", where[caller])
+    after = quiet(launcher)
+    for caller in callers:
+        used = after[where[caller]] - before[where[caller]]
+        until(lambda caller=caller, used=used: cpu_us(rows(house, token=caller)) == used)
+        assert sum(row["calls"] for row in rows(house, token=caller)) == 7
+    assert not [row for row in rows(house, token=owner) if row["kind"] != "build" and row["cpu_ms"] is not None]
 
 
 def test_a_lent_runs_output_is_kept_for_nobody(house: House) -> None:
