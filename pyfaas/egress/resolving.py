@@ -1,7 +1,9 @@
 """Names outside: the system's resolver, or the operator's hosts file and name server.
 
 The system's is getaddrinfo(3), in threads: it honours /etc/hosts and nsswitch.conf. With `hosts` or `resolver` the system's hosts
-file is not read. What comes back are addresses as text, which whoever connects checks; nothing is kept, so a name that changes is seen.
+file is not read. What comes back are addresses as text, which whoever connects checks. Who asks for a name that is being asked for already
+waits for that answer: an installer opens fifty connections at once, and name servers drop such a flood. Nothing is kept longer, so a name
+that changes is seen.
 """
 
 from __future__ import annotations
@@ -33,11 +35,24 @@ class Resolver:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="name") if hosts is None and not server else None
         self._server = server_of(server) if server else None
         self._own: dns.asyncresolver.Resolver | None = None
+        self._asked: dict[str, asyncio.Task[list[str]]] = {}
 
     async def resolve(self, name: str) -> list[str]:
         """Return a name's addresses, IPv4 first, none when it has none; raises OSError when it cannot be resolved."""
         if self._hosts is not None and (found := self._hosts.get(name)):
             return list(found)
+        task = self._asked.get(name)
+        if task is None:
+            task = self._asked[name] = asyncio.get_running_loop().create_task(self._resolve(name))
+            task.add_done_callback(lambda done: self._answered(name, done))
+        return list(await asyncio.shield(task))  # whoever asked first may go before the others
+
+    def _answered(self, name: str, task: asyncio.Task[list[str]]) -> None:
+        self._asked.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # seen, though nobody may wait any more
+
+    async def _resolve(self, name: str) -> list[str]:
         if self._pool is not None:
             rows = await asyncio.get_running_loop().run_in_executor(self._pool, _system, name)
         else:

@@ -123,6 +123,19 @@ async def test_the_operators_hosts_and_name_server(name_server: Serving) -> None
     assert await resolver.resolve("c.test") == []
 
 
+async def test_who_asks_at_once_shares_an_answer(name_server: Serving) -> None:
+    """A name that many connections want at once is asked for once; the next one asks again. One who gives up takes nothing from the others."""
+    made, address = await name_server({"b.test": ["127.0.0.2"]})
+    resolver = Resolver(server=address)
+    tasks = [asyncio.get_running_loop().create_task(resolver.resolve("b.test")) for _ in range(20)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    assert await asyncio.gather(*tasks[1:]) == [["127.0.0.2"]] * 19
+    assert made.asked == 2
+    await resolver.resolve("b.test")
+    assert made.asked == 4
+
+
 async def test_the_systems_resolver() -> None:
     """Without options names are the system's; one that does not exist has no address."""
     assert "127.0.0.1" in await Resolver().resolve("localhost")
