@@ -287,7 +287,13 @@ class Dispatcher:
             own = self._policy_of(way.caller)
             levels, asked = (*levels, replace(own, stale=None)), asked or own.stale
         policy = staleness.merge(levels, asked, is_pointer=bool(moves))
-        route = routing.resolve(qualifier, entry.versions, entry.moves, key, policy.min_version)
+        try:
+            route = routing.resolve(qualifier, entry.versions, entry.moves, key, policy.min_version)
+        except PyfaasError as error:
+            if way is None or way.is_own or not way.api:
+                raise
+            message = "what answered this operation is not there any more"  # by which name its owner called it is the owner's
+            raise PyfaasError(Code.GONE, message, hint="ask the API's owner") from error
         version = entry.versions[route.requested]
         tally = entry.tallies.get(pointer)
         if tally is None:

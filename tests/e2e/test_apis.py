@@ -191,6 +191,25 @@ def test_versions_come_and_go(texts: Texts) -> None:
     assert texts.call("GET", "summaries").status == 200
 
 
+def test_an_operation_whose_function_lost_its_alias_is_gone(texts: Texts) -> None:
+    """The subscriber hears that it is gone, and not by which name or number its owner called it."""
+    house, north, south = texts.house, texts.north, texts.south
+    house.call("PUT", "/v1/functions/texts/aliases/canary-alias", '{"version": 1}', token=north, content_type=JSON)
+    publish(house, "aliased", {"version": "1", "operations": [{"name": "run", "path": "/run", "function": "texts:canary-alias"}]}, owner=north)
+    subscribe(house, "aliased", f"{north}/aliased", caller=south)
+    url = f"/v1/apis/{north}/aliased/1/run"
+    assert house.call("POST", url, "{}", token=south).status == 200
+    assert house.call("DELETE", "/v1/functions/texts/aliases/canary-alias", token=north).status == 204
+    kept = house.call("POST", url, "{}", token=south, prefer="respond-async")
+    late = house.call("GET", kept.headers["location"] + "?wait=60", token=south)
+    assert late.json["state"] in ("failed", "dead", "cancelled"), late.body
+    now = [house.call("POST", url, "{}", token=south), house.call("POST", "/v1/functions/aliased/run/map", "1", token=south)]
+    assert [(answer.status, answer.json["code"]) for answer in now] == [(410, "gone")] * 2
+    for answer in (*now, late):
+        assert b"canary" not in answer.body
+        assert b"texts" not in answer.body
+
+
 def test_an_approval_is_asked_for_given_and_taken(texts: Texts) -> None:
     """Pending is 403; approved it runs; ended by the owner, what runs ends as revoked and no later call succeeds."""
     house, north, east = texts.house, texts.north, texts.east
