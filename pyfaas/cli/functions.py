@@ -66,12 +66,12 @@ async def callables(client: AsyncClient, kind: str | None, options: Globals) -> 
 @app.command(epilog="Example: pyfaas describe greet:2")
 def describe(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions")],
+    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions; an account alias; a subscription")],
 ) -> None:
-    """Show a function, or one of its versions."""
+    """Show a function, or one of its versions; or an account alias, or a subscription."""
     function, version = _numbered(name)
     if version is None:
-        shown = act(ctx, lambda client: client.function(function))
+        shown = act(ctx, lambda client: _described(client, function))
         console.show(chosen(ctx), shown, [key for key in shown if key != "function"] if "name" in shown else ())
     else:
         _show_version(chosen(ctx), act(ctx, lambda client: client.version(function, version)))
@@ -114,6 +114,17 @@ def rollback(
     console.show(chosen(ctx), answer)
     if chosen(ctx).output is Output.TABLE:
         console.note(chosen(ctx), sentences.withdrawn(answer, function))
+
+
+async def _described(client: AsyncClient, name: str) -> dict[str, Any]:
+    """Show what an account calls by a name, of whatever kind; raises what is said of a function that is not there."""
+    try:
+        return await client.function(name)
+    except NotFound:
+        for show in (client.account_alias, client.subscription):
+            with contextlib.suppress(NotFound):
+                return await show(name)
+        raise
 
 
 def _show_version(options: Globals, shown: dict[str, Any]) -> None:

@@ -93,12 +93,26 @@ async def _nearest(endpoint: Endpoint, wrong: str) -> str:
     try:
         async with AsyncClient(transport=HttpTransport(endpoint.url, endpoint.token)) as client:
             names = [str(row["name"]) for row in await client.functions()]
+            aliases = await _names(client.account_aliases)
+            subscriptions = await _names(client.subscriptions)
     except Error:
         return ""
-    near = difflib.get_close_matches(wrong, names, 1)
+    if wrong in aliases:
+        return f"it is an account alias; see: pyfaas share describe {wrong}, pyfaas share rm {wrong}"
+    if wrong in subscriptions:
+        return f"it is a subscription; see: pyfaas describe {wrong}, pyfaas api unsubscribe {wrong}"
+    near = difflib.get_close_matches(wrong, [*names, *aliases, *subscriptions], 1)
     if near:
         return f"did you mean {near[0]}?"
-    return "pyfaas ls shows what there is" if names else "there are no functions yet: pyfaas deploy PATH"
+    return "pyfaas ls shows what there is" if names or aliases else "there are no functions yet: pyfaas deploy PATH"
+
+
+async def _names(listed: Callable[[], Awaitable[list[dict[str, Any]]]]) -> list[str]:
+    """List names of a kind; none where the server does not know of it."""
+    try:
+        return [str(row["name"]) for row in await listed()]
+    except NotFound:
+        return []
 
 
 class KeepingTransport:

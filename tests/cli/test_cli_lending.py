@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from typing import Any
 
 import pytest
+from fake import until
 
 from tests.cli.command import Cli
 
@@ -177,6 +179,42 @@ def test_names_of_all_kinds_are_listed(cli: Cli) -> None:
     assert "listed-alias" not in run(cli, "ls -q").split()
 
 
+def test_a_name_of_another_kind_is_told(cli: Cli) -> None:
+    """`describe` shows whatever has the name; a verb for functions says what else the name is, and how to go on."""
+    run(cli, "share accept north/f --as other-alias")
+    run(cli, "api subscribe north/text --as other-api")
+    assert json.loads(run(cli, "describe other-alias -o json"))["target"] == "north/f"
+    assert json.loads(run(cli, "describe other-api -o json"))["api"] == "north/text"
+    assert "pyfaas share rm other-alias" in cli("rm", "other-alias", "-y").stderr
+    assert "pyfaas api unsubscribe other-api" in cli("versions", "other-api").stderr
+    assert "did you mean other-alias?" in cli("describe", "other-alia").stderr
+    assert json.loads(cli("describe", "nowhere", "-o", "json").stderr)["detail"] == "no function 'nowhere'"
+
+
+def test_a_secret_is_typed_unseen(cli: Cli) -> None:
+    """On a terminal `K=-` asks, and does not show what is typed."""
+    code, shown = cli.on_terminal("secret", "set", "typed", "key=-", typed="unseen\n")
+    assert code == 0, shown
+    assert sent(cli, "PUT", "/v1/functions/typed/secrets/key") == {"value": "unseen"}
+    assert "unseen" not in shown
+
+
+def test_the_audit_trail_is_followed(cli: Cli) -> None:
+    """`share audit -f` tells each line once, and goes on until Ctrl-C, which is 130."""
+    process = cli.start("share", "audit", "-f", "-o", "json")
+    try:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        assert [line["cursor"] for line in lines] == [1, 2]
+        assert until(lambda: any(r["path"].startswith("/v1/audit") and "after=2" in r["path"] for r in cli.fake.seen()["requests"]))
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, rest, said) == (130, b"", b"")
+
+
 def test_an_own_function_is_described_by_its_grants(cli: Cli) -> None:
     """`share describe` of a function says to whom it is lent; to nobody is said too."""
     cli.deploy("described")
@@ -249,7 +287,7 @@ def test_a_subscription_is_called_by_its_operations(cli: Cli) -> None:
     over = cli("invoke", "sub/over")
     assert (over.returncode, "is retired" in over.stderr) == (2, True)
     assert cli("invoke", "unknown/summarise").returncode == 2
-    assert "north has to approve it" in cli(*shlex.split("api subscribe north/asked --as asked")).stderr
+    assert "north has to approve it" in cli(*shlex.split("api subscribe north/asked --as asked-api")).stderr
 
 
 def test_map_calls_an_operation(cli: Cli) -> None:
