@@ -117,4 +117,9 @@ class EgressSocket:
             for vm, bytes_in, bytes_out, connections in word.get("used", ()):
                 self.on_used(vm, bytes_in, bytes_out, connections)
             if "refused" in word:
-                self.on_refused(word["refused"], word["why"])
+                self._refused(word["refused"], word["why"])
+
+    def _refused(self, vm: str, why: str) -> None:
+        if vm in self._doors and self._doors[vm][0].is_trusted:  # a build's, which has no log of a function's
+            log.warning("build_refused", extra={"vm": vm, "why": why})
+        self.on_refused(vm, why)
