@@ -247,6 +247,60 @@ def _until_it_runs(house: House, owner: str) -> None:
     pytest.fail("nothing ran")
 
 
+BAD_DEFINITIONS: list[tuple[Any, int, str]] = [
+    ({"operations": [{"name": "a", "path": "/a", "function": "private-canary"}]}, 404, "no function 'private-canary'"),
+    ({"operations": [{"name": "a", "path": "/a", "function": "apis-north/texts"}]}, 400, "a function of your own"),
+    ({"operations": [{"name": "a", "path": "/a", "function": "own"}, {"name": "a", "path": "/b", "function": "own"}]}, 400, "the name of operations[0]"),
+    ({"operations": [{"name": "a", "path": "/{x}", "function": "own"}, {"name": "b", "path": "/{y}", "function": "own"}]}, 400, "the method and path"),
+    ({"operations": [{"name": "a", "path": "/openapi.json", "function": "own"}]}, 400, "the API's own document"),
+    ({"operations": [{"name": "a", "path": "/a", "function": "own", "input": {"$ref": "file:///etc/passwd"}}]}, 400, "leads out of the schema"),
+    ({"operations": [{"name": "a", "path": "/a", "function": "own", "input": {"uniqueItems": True}}]}, 400, "uniqueItems"),
+    ({"operations": [{"name": "a", "path": "/a", "function": "own", "output": {"type": 5}}]}, 400, "no JSON Schema"),
+    ({"access": "listed", "accounts": ["nobody-canary"]}, 404, "no account 'nobody-canary'"),
+    ({"network": ["no host"]}, 400, "network[0]"),
+    ({"operatons": []}, 400, "unknown key 'operatons'"),
+    ({"version": "../1"}, 400, "is not a version"),
+    ({"description": "x" * 300_000}, 413, "262144"),
+    ([1], 400, "must be a JSON object"),
+    (b"{broken", 400, "no JSON"),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "says"), BAD_DEFINITIONS)
+def test_a_bad_definition_is_refused_in_a_sentence(texts: Texts, change: Any, status: int, says: str) -> None:
+    """Each mistake is told as it is; what is another account's is told as what does not exist, and nothing is kept."""
+    house, south = texts.house, texts.south
+    if house.call("GET", "/v1/functions/own", token=south).status == 404:
+        house.deploy("own", STREAM, token=south)
+        house.deploy("private-canary", STREAM, token=texts.north)
+    body = change
+    if isinstance(change, dict):
+        body = json.dumps({"version": "1", "operations": [{"name": "a", "path": "/a", "function": "own"}], **change})
+    elif not isinstance(change, bytes):
+        body = json.dumps(change)
+    answer = house.call("PUT", "/v1/apis/bad", body, token=south, content_type=JSON)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer.body
+    assert says in answer.json["detail"]
+    assert house.call("GET", "/v1/apis/bad", token=south).status == 404
+
+
+def test_an_account_that_goes_takes_its_apis_along(texts: Texts) -> None:
+    """Subscribers of its APIs hear that they are not there, as of one that never was, and made again it revives nothing."""
+    house = texts.house
+    for _ in range(2):
+        gone = house.account("apis-gone")
+        house.deploy("texts", CODE, token=gone)
+        house.deploy("stream", STREAM, token=gone)
+        publish(house, "text", definition(), owner=gone)
+        assert house.call("GET", f"/v1/apis/{gone}/text/1/summaries", token=texts.east).status == 403
+        subscribe(house, "passing", f"{gone}/text", caller=texts.east)
+        assert house.call("GET", f"/v1/apis/{gone}/text/1/summaries", token=texts.east).status == 200
+        assert house.call("DELETE", f"/v1/accounts/{gone}", token="admin").status == 204
+        assert house.call("GET", f"/v1/apis/{gone}/text/1/summaries", token=texts.east).status == 404
+        assert house.call("POST", "/v1/functions/passing/find/invoke", "{}", token=texts.east).status in (404, 410)
+        assert house.call("GET", "/v1/subscriptions/passing", token=texts.east).status == 404
+
+
 def test_an_api_survives_a_restart(tmp_path: Path) -> None:
     """What was published and subscribed is there again, and what ended is not."""
     data = tmp_path / "data"
