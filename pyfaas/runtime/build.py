@@ -1,7 +1,7 @@
 """Builds: unpack a bundle, lock requirements, or install a lock, inside a confined container.
 
 Theory of operation. A build container is a container whose LOAD says `build` and a `step`: `compile`, `lock` or `install`.
-It has `out` mounted writable and, for requirements, the host's network. The bundle is checked by the same rules as at its
+It has `out` mounted writable and, for requirements, a way out to the package indexes. The bundle is checked by the same rules as at its
 upload, unpacked with forced modes, and byte-compiled with unchecked-hash files, so that a later import neither compiles nor
 stats. Nothing of the tenant's is executed. What the tools print goes to fd 1, which the host reads while the build runs.
 

@@ -2,7 +2,7 @@
 
 Theory of operation. A requirement here is a name with versions, extras and markers, never an option, a path or
 a URL: where packages come from is the operator's choice (indexes, find-links, certificates arrive in the
-tool's environment), and the tool runs with the host's network. Both steps use the interpreter that will import
+tool's environment), and the tool runs in a VM that reaches the indexes and public hosts on their ports. Both steps use the interpreter that will import
 the packages; wheels only, unless source distributions are allowed. A tool's output is passed on to fd 1 as
 it comes, and its end is kept for the failure. While a tool runs the size of its target is looked at every second.
 

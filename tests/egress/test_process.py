@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +19,10 @@ import pytest
 
 from pyfaas.adapters.egress import EgressSocket
 from pyfaas.children import Child
+from pyfaas.starting import _needed
 from tests.egress.rig import Outside, doors, echo, process
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(slots=True)
@@ -148,3 +154,54 @@ async def test_it_is_confined(rig: Rig, tmp_path: Path) -> None:
         assert len(set(status["Uid"].split())) == 1
         assert int(status["Uid"].split()[0]) == 2_000_001
         assert status["Groups"].strip() == ""
+
+
+_TRY = """
+import json, os, sys
+sys.path.insert(0, {path!r})
+from sandbox.launcher.cell import RESOLVING, Cell, enter
+hidden, needed, uid, is_confined = json.loads(sys.argv[1])
+if is_confined:
+    enter(Cell(data="", uid=uid, needed=tuple(needed), hidden=(hidden,), system=RESOLVING))
+
+def tried(work):
+    try:
+        return repr(work())
+    except OSError as error:
+        return type(error).__name__
+
+def write(path):
+    with open(path, "w") as file:
+        return file.write("x")
+
+print(json.dumps({{
+    "data": tried(lambda: open(hidden + "/secret").read()),
+    "listing": tried(lambda: os.listdir(hidden)),
+    "elsewhere": tried(lambda: os.listdir(os.path.dirname(hidden))),
+    "write": tried(lambda: write(hidden + "/new")),
+    "temporary": tried(lambda: write("/tmp/pyfaas-egress-try")),
+    "execute": tried(lambda: os.posix_spawn("/bin/true", ["true"], {{}}) > 0),
+    "hosts": tried(lambda: len(open("/etc/hosts").read()) > 0),
+}}))
+"""
+
+
+@pytest.mark.parametrize("is_confined", [True, False])
+def test_what_it_may_touch(tmp_path: Path, is_confined: bool) -> None:
+    """It reads what names are resolved with, and nothing of the data directory; it writes and executes nothing. Unconfined it could."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "secret").write_text("word")
+    program = _TRY.format(path=str(ROOT))
+    uid = 2_000_001 if os.getuid() == 0 else 0
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", program, json.dumps([str(data), _needed(), uid, is_confined])], capture_output=True, text=True, check=True
+    )
+    Path("/tmp/pyfaas-egress-try").unlink(missing_ok=True)
+    found = json.loads(told.stdout)
+    assert found.pop("hosts") == "True"
+    if is_confined:
+        assert {name: text for name, text in found.items() if "Error" not in text} in ({}, {"listing": "[]"})
+    else:
+        assert found == {**found, "data": "'word'", "write": "1", "temporary": "1", "execute": "True"}
+        assert "secret" in found["listing"]
