@@ -45,8 +45,8 @@ def run(stage: Stage) -> None:
         _INSIDE: lambda event: _inside(house, {**event, "host": NAME, "port": port}),
         _OUTSIDE: lambda event: outside.ask({**event, "host": "localhost", "port": port}),
     }
-    small, large = stage.pick((7, 3), (31, 11))
-    counts = {"kept": stage.pick(150, 500), "known": stage.pick(30, 100), "named": stage.pick(30, 100)}
+    small, large = stage.pick((11, 5), (31, 11))
+    counts = {"kept": stage.pick(80, 500), "known": stage.pick(20, 100), "named": stage.pick(20, 100)}
     took = {what: _turns(stage, asked, what, {"count": count}, small) for what, count in counts.items()}
     took |= {what: _turns(stage, asked, what, {"count": 1, "size": _SIZE}, large) for what in ("received", "sent")}
     _rows(stage, took)

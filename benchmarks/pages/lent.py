@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.figures import percentile, ratios, turns
 from benchmarks.load import Seen
-from benchmarks.pages.cold import Line
+from benchmarks.pages.cold import Line, placed, profile
+from benchmarks.pages.profile import processor
 from benchmarks.result import Table
 from benchmarks.stage import BODY, Peer, Stage, deploy_all
 from tests.e2e.house import House
@@ -28,9 +29,9 @@ SAYS = "An echo of 22 bytes of JSON, called by its owner and through account ali
 CLIENTS = 32
 _DIRECT, _LENT, _FILLED, _FRESH, _FIRST = "owner's own call", "lent", "lent, 3 parameters and a secret", "lent, a container for each call", "first call of a version"
 _APART_S = 0.12  # the pool refills off the path of a call, and this measures the path
+_WHO = "import os\nME = os.urandom(16).hex()\ndef handler(event, context):\n    return ME"
 _PARAMS = {"region": "north", "limit": 10, "mode": "quiet"}
 _SECRETS = {"KEY": "0123456789abcdef0123456789abcdef"}
-_PHASES = ("queue", "init", "exec", "rest")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def run(stage: Stage) -> None:
     }
     fresh = _way(stage, house, "once", "other")
     seen = _one_client(stage, ways)
-    stage.result.profile = _profile(stage, ways)
+    stage.result.profile = _profile(stage, house, ways, seen)
     apart = _one_by_one(stage, fresh, firsts)
     _tell(stage, seen, apart, _back_to_back(stage, fresh))
     _many_clients(stage, {name: ways[name] for name in stage.pick((_DIRECT, _LENT), tuple(ways))})
@@ -73,7 +74,21 @@ def _lend(stage: Stage, house: House, count: int) -> list[Peer]:
     _put(house, "/v1/aliases/lent", {"target": "owner/echo"}, "caller")
     _put(house, "/v1/aliases/full", {"target": "owner/echo", "params": _PARAMS, "secrets": _SECRETS}, "caller")
     _put(house, "/v1/aliases/once", {"target": "owner/echo"}, "other")
+    _check(stage, house)
     return [stage.function(house, name, token="owner") for name in names]
+
+
+def _check(stage: Stage, house: House) -> None:
+    """See that what is measured is what it is called; raises RuntimeError when containers are used again where they must not, or not where they may."""
+    stage.deploy(house, "who", _WHO, token="owner")
+    _put(house, "/v1/functions/who/grants/caller", {"reuse": True}, "owner")
+    _put(house, "/v1/functions/who/grants/other", {}, "owner")
+    for account in ("caller", "other"):
+        _put(house, "/v1/aliases/who", {"target": "owner/who"}, account)
+    met = {account: [house.invoke("who", {}, token=account).json for _ in range(3)] for account in ("owner", "caller", "other")}
+    counts = {account: len(set(containers)) for account, containers in met.items()}
+    if counts["other"] != 3 or counts["caller"] == 3 or len({container for containers in met.values() for container in containers}) != sum(counts.values()):
+        raise RuntimeError(f"three calls each were answered by so many containers: {counts}")
 
 
 def _put(house: House, path: str, document: Mapping[str, Any], token: str) -> None:
@@ -92,7 +107,7 @@ def _way(stage: Stage, house: House, name: str, token: str) -> _Way:
 
 
 def _one_client(stage: Stage, ways: Mapping[str, _Way]) -> dict[str, list[Seen]]:
-    rounds, calls = stage.pick((9, 120), (41, 500))
+    rounds, calls = stage.pick((25, 50), (101, 200))  # short ones: what the machine does meanwhile falls on all
     seen: dict[str, list[Seen]] = {name: [] for name in ways}
     for number, name in turns(list(ways), rounds):
         stage.tell(f"1 client, round {number + 1} of {rounds}, {name}")
@@ -102,34 +117,45 @@ def _one_client(stage: Stage, ways: Mapping[str, _Way]) -> dict[str, list[Seen]]
     return seen
 
 
-def _profile(stage: Stage, ways: Mapping[str, _Way]) -> Table:
-    """Return where a warm call's time goes, by the server's own clock; `rest` is HTTP, resolving the name, and the ways."""
-    calls = stage.pick(60, 300)
-    rows: list[Sequence[str]] = []
-    for name, way in ways.items():
-        with Line(way.peer) as line:
-            parts = [_parts(line, way.peer) for _ in range(calls)]
-        rows.append((name, *(f"{statistics.median(part[phase] for part in parts) * 1e3:.0f}" for phase in _PHASES)))
-    head = ("", "queue", "init", "exec: the packet, the call, the answer", "rest: HTTP, finding the way, sealing")
-    return Table(title="Where a warm call's microseconds go (medians, Server-Timing)", head=head, rows=rows)
-
-
-def _parts(line: Line, peer: Peer) -> dict[str, float]:
-    took = line.call(peer) * 1e3
-    told = {phase: line.timing.get(phase, 0.0) for phase in _PHASES}
-    return {**told, "rest": took - sum(line.timing.values())}
+def _profile(stage: Stage, house: House, ways: Mapping[str, _Way], seen: Mapping[str, Sequence[Seen]]) -> Table:
+    """Return where a warm call's time goes: what each process takes of a processor, in turns, beside the p50."""
+    rounds, calls = stage.pick((3, 250), (11, 1000))
+    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in ways}
+    for _, name in turns(list(ways), rounds):
+        spent = processor(stage, house, ways[name].order(calls=calls, warm=0)).rows
+        found[name].append({row[0]: float(row[1]) for row in spent})
+    rows = [(part, *(f"{statistics.median(one[part] for one in found[name]):.1f}" for name in ways)) for part in found[_DIRECT][0]]
+    rows.append(("p50 of the call", *(f"{statistics.median(us for s in seen[name] for us in s.latencies_us):.1f}" for name in ways)))
+    return Table(title="Processor time a warm call takes, 1 client, µs", head=("process", *ways), rows=rows)
 
 
 def _one_by_one(stage: Stage, fresh: _Way, firsts: Sequence[Peer]) -> dict[str, list[float]]:
-    """Return milliseconds of single calls, a blank waiting for each: one through the alias, one of a version that never ran, in turns."""
+    """Return milliseconds of single calls: one through the alias, one of a version that never ran, in turns.
+
+    Those that had to wait for a container to be forked, because the machine was too busy to have one ready, are told apart.
+    """
     times: dict[str, list[float]] = {_FRESH: [], _FIRST: []}
+    phases: dict[str, list[dict[str, float]]] = {_FRESH: [], _FIRST: []}
+    late: dict[str, list[float]] = {}
     with Line(fresh.peer) as lent, Line(firsts[0]) as owner:
         for number, first in enumerate(firsts):
             stage.tell(f"a container for each call, {number + 1} of {len(firsts)}")
             for name, line, peer in ((_FRESH, lent, fresh.peer), (_FIRST, owner, first)):
                 time.sleep(_APART_S)
-                times[name].append(line.call(peer) * 1e3)
-    return times
+                took = line.call(peer) * 1e3
+                if placed("blank", line.timing) == "fork":
+                    late.setdefault(f"{name}, late", []).append(took)
+                    continue
+                times[name].append(took)
+                phases[name].append({**line.timing, "rest": took - sum(line.timing.values())})
+    stage.result.tables.append(profile(phases))
+    if all(times.values()):
+        ratio = statistics.median(times[_FRESH]) / statistics.median(times[_FIRST])
+        stage.result.notes.append(f"A lent call with a container of its own takes {ratio:.2f} times a version's first call, both with a blank at hand.")
+    if late:
+        counts = ", ".join(f"{name} {len(values)}" for name, values in late.items())
+        stage.result.notes.append(f"Late: of {len(firsts)} calls each, so many had to wait until a blank was forked: {counts}.")
+    return {name: values for name, values in {**times, **late}.items() if values}
 
 
 def _back_to_back(stage: Stage, fresh: _Way) -> list[float]:
@@ -142,7 +168,7 @@ def _tell(stage: Stage, seen: Mapping[str, Sequence[Seen]], apart: Mapping[str, 
     warm = {name: [us / 1e3 for s in loads for us in s.latencies_us] for name, loads in seen.items()}
     direct = statistics.median(warm[_DIRECT])
     filled = [statistics.median(s.latencies_us) for s in seen[_FILLED]], [statistics.median(s.latencies_us) for s in seen[_DIRECT]]
-    series = {**warm, f"{_FRESH}, apart": apart[_FRESH], f"{_FRESH}, back to back": rushed, f"{_FIRST}, apart": apart[_FIRST]}
+    series = {**warm, **apart, f"{_FRESH}, back to back": rushed}
     against = {name: f"{statistics.median(values) / direct:.2f}" for name, values in series.items()}
     against[_FILLED] = f"{statistics.median(ratios(*filled)):.2f}"
     against[_LENT] = f"{stage.result.rows[0].ratio.median:.2f}"
@@ -151,8 +177,6 @@ def _tell(stage: Stage, seen: Mapping[str, Sequence[Seen]], apart: Mapping[str, 
     ]
     head = ("1 client", "p50 ms", "p90 ms", "p99 ms", "p50 / the owner's own", "calls")
     stage.result.tables.append(Table(title="Calls by how they come", head=head, rows=rows))
-    ratio = statistics.median(apart[_FRESH]) / statistics.median(apart[_FIRST])
-    stage.result.notes.append(f"A lent call with a container of its own takes {ratio:.2f} of the first call of a version, both with a blank at hand.")
 
 
 def _many_clients(stage: Stage, ways: Mapping[str, _Way]) -> None:
