@@ -185,7 +185,7 @@ def _result(job: Job) -> Any:
 
 def log_view(line: LogLine) -> dict[str, Any]:
     """Show a line of a log."""
-    return {"ts": line.at, "stream": line.stream, "line": line.line, "invocation": line.invocation, "version": line.version}
+    return {"ts": line.at, "stream": line.stream, "line": line.line, "invocation": line.invocation, "version": line.version or None}
 
 
 def page(items: list[dict[str, Any]], key: str, limit: int, after: str | None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ _CALLS: dict[str, Schema] = {
             "stream": one_of(("out", "err", "log", "platform", "build")),
             "line": text(),
             "invocation": maybe(ID),
-            "version": VERSION,
+            "version": maybe(VERSION),  # null of a lent run
         }
     ),
     "MapItem": {

@@ -242,6 +242,16 @@ def test_a_lent_runs_output_is_kept_for_nobody(house: House) -> None:
     assert canary not in json.dumps(said)
 
 
+def test_a_lent_runs_log_is_its_callers(house: House) -> None:
+    """Where the owner lends logs, the caller reads what its runs print, by its own name; the owner does not, nor which version it was."""
+    owner, caller, name = lent(house, "says", "print('imported')\ndef handler(e, c):\n    print('seen', e['canary'])", logs=True)
+    canary = os.urandom(8).hex()
+    assert house.invoke(name, {"canary": canary}, token=caller).outcome == "ok"
+    lines = until(lambda: house.logs(name, token=caller))
+    assert [(line["stream"], line["line"], line["version"]) for line in lines] == [("out", f"seen {canary}", None)]
+    assert canary not in json.dumps(house.logs("says", token=owner))
+
+
 def test_a_kill_makes_nobody_pay_twice(tmp_path: Path) -> None:
     """Of jobs that were acknowledged and ran to an end, with servers killed meanwhile, each has exactly one row."""
     with started(tmp_path / "data") as own:
