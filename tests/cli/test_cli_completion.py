@@ -33,6 +33,12 @@ TYPED = [
     (["alias", "set", "ech"], {"echo"}, {"set"}),
     (["completion", ""], {"bash", "zsh", "fish"}, set()),
     (["usage", "--by", "f"], {"function"}, {"api"}),
+    (["share", "gr"], {"grant"}, {"revoke"}),
+    (["share", "describe", "comp"], {"completed-alias"}, {"echo"}),
+    (["share", "grant", "echo", "--placement", ""], {"pair", "owner", "caller"}, {"echo"}),
+    (["api", "unsubscribe", "comp"], {"completed-api"}, {"completed-alias"}),
+    (["api", "describe", "nor"], {"north/text"}, {"echo"}),
+    (["ls", "--kind", ""], {"function", "alias", "subscription"}, {"echo"}),
     (["map", "echo", "-i", ""], set(), {"echo", "map"}),
 ]
 
@@ -49,6 +55,8 @@ def script(cli: Cli, shell: str) -> str:
 def test_bash_completes(cli: Cli, typed: list[str], offered: set[str], others: set[str]) -> None:
     """Verbs, options, their values, and the names of functions that are there."""
     cli.deploy("echo")
+    cli("share", "accept", "north/f", "--as", "completed-alias")
+    cli("api", "subscribe", "north/text", "--as", "completed-api")
     words = " ".join(map(shlex.quote, ["pyfaas", *typed]))
     program = BASH.format(python=shlex.quote(sys.executable), script=script(cli, "bash"), words=words)
     done = subprocess.run(["bash", "-c", program], env=cli.environment, capture_output=True, text=True, timeout=60, check=False)

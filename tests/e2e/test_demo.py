@@ -83,6 +83,9 @@ def test_it_works_and_leaves_nothing(place: Path) -> None:
     assert before > 0
     assert after > 0
     assert calls == before + after
+    assert "fetched with south's own key, once both allow it" in seen["accept it"][1]
+    assert seen["take it back"][1].startswith("410 for south at once")
+    assert re.fullmatch(r"south pays for \d+ runs of short and 2 of the API; north sees \d+ by south", seen["usage of both sides"][1])
     assert "\x1b" not in ended.stdout
     assert_nothing_is_left(place)
 
