@@ -51,6 +51,7 @@ class VmDoors:
             raise ValueError("the doors are not those of the plan")
         self._vm, self._outside, self._refused = vm, outside, refused
         self._rules = Rules(plan, outside.private)
+        self._answers = naming.Answers(self._rules, self._tell)
         self._sockets = [socket.socket(fileno=os.dup(descriptor)) for descriptor in descriptors]
         *self._listeners, self._udp, self._tcp = self._sockets
         self._flows: set[Flow] = set()
@@ -198,7 +199,7 @@ class VmDoors:
             except OSError:
                 return
             self._questions -= 1
-            answered = naming.answer(packet, self._rules, self._tell)
+            answered = self._answers.of(packet)
             if answered is not None:
                 with contextlib.suppress(OSError):  # whoever asked does not listen any more
                     self._udp.sendto(answered, asker)
@@ -225,7 +226,7 @@ class VmDoors:
                     length = int.from_bytes(await _exactly(client, 2), "big")
                     packet = await _exactly(client, length)
                     self._questions -= 1
-                    answered = naming.answer(packet, self._rules, self._tell) if self._questions > 0 else None
+                    answered = self._answers.of(packet) if self._questions > 0 else None
                     if answered is None:
                         return
                     await loop.sock_sendall(client, len(answered).to_bytes(2, "big") + answered)

@@ -15,7 +15,7 @@ from pyfaas.network import SYNTHETIC, Entry, NetworkPlan, carried_by, is_public,
 
 _SYNTHETIC = IPv4Network(SYNTHETIC)
 _WILD_FIRST = int(IPv4Address("198.19.0.0"))  # exact names have theirs from the plan, below
-MOST_NAMES = 4096  # that wildcards of one VM give addresses to
+MOST_NAMES = 1024  # that wildcards of one VM give addresses to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyfaas.egress.naming import answer
+from pyfaas.egress.naming import Answers, answer
 from pyfaas.egress.rules import Rules
 from pyfaas.network import canonical, plan
 
@@ -69,6 +69,19 @@ def test_what_is_no_question_is_not_answered() -> None:
     packet = answer(asked.to_wire(), RULES, pytest.fail)
     assert packet is not None
     assert dns.message.from_wire(packet).rcode() == dns.rcode.NOTIMP
+
+
+def test_an_answer_is_given_again() -> None:
+    """The same question gets the same answer under its own id, from what was read once; an unlisted name is told each time."""
+    told: list[str] = []
+    answers = Answers(RULES, told.append)
+    for name in ("api.test", "evil.test"):
+        packets = [dns.message.make_query(name, "A").to_wire() for _ in range(3)]
+        found = [answers.of(packet) or b"" for packet in packets]
+        assert [packet[:2] for packet in packets] == [packet[:2] for packet in found]
+        assert len({packet[2:] for packet in found}) == 1
+    assert len(told) == 3
+    assert len(answers._kept) == 1
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
