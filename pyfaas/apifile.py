@@ -240,7 +240,7 @@ def _texts(value: Any, key: str) -> tuple[str, ...]:
 
 def _refuse_large(table: Mapping[str, Any]) -> None:
     try:
-        size = len(json.dumps(table, ensure_ascii=False).encode())
+        size = len(json.dumps(table, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as error:  # a date of TOML, a lone surrogate, a nest
         raise PyfaasError(Code.INVALID_REQUEST, "a definition is made of what JSON has: no dates, no deep nests") from error
     if size > MAX_BYTES:

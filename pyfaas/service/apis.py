@@ -41,6 +41,7 @@ from pyfaas.sharing import (
 )
 
 MAX_APIS, MAX_VERSIONS = 100, 200  # of one account, and of one API
+LAST_TIME = 253_402_300_800  # that a header can tell as a date
 _NEW, _SAME = 201, 200
 
 
@@ -123,8 +124,10 @@ class Apis:
         return document(self.catalogue.path(api), found, url)
 
     async def set_state(self, caller: Caller, name: str, version: str, state: ApiState, sunset: float | None = None) -> dict[str, Any]:
-        """Deprecate or retire a version; raises not_found, or conflict for one that was retired."""
+        """Deprecate or retire a version; raises not_found, conflict for one that was retired, or invalid_request."""
         require(caller, Scope.DEPLOY)
+        if sunset is not None and not 0 < sunset < LAST_TIME:
+            raise PyfaasError(Code.INVALID_REQUEST, "sunset must be seconds since the epoch, before the year 10000", evidence={"key": "sunset"})
         async with self.changing:
             api = self.catalogue.own(caller.account.id, name)
             found = self.catalogue.versions(api).get(check_version(version))

@@ -30,27 +30,27 @@ class Input:
         self._members = member_weights(schema, key)
         self._validator = _compiled(schema, key)
 
-    def check(self, event: Any, encoded: bytes) -> None:
-        """Raise invalid_event when an event does not fit, payload_too_large when it is too much to check; `encoded` is its JSON text."""
-        if len(encoded) > MAX_EVENT_BYTES:
-            evidence = {"limit": "validated event", "value": MAX_EVENT_BYTES, "observed": len(encoded), "unit": "bytes"}
-            message = f"the event has {len(encoded)} bytes; {MAX_EVENT_BYTES} are checked by a schema at most"
+    def check(self, event: Any, text: bytes) -> None:
+        """Raise invalid_event when an event does not fit, payload_too_large when it is too much to check; `text` is its JSON text."""
+        if len(text) > MAX_EVENT_BYTES:
+            evidence = {"limit": "validated event", "value": MAX_EVENT_BYTES, "observed": len(text), "unit": "bytes"}
+            message = f"the event has {len(text)} bytes; {MAX_EVENT_BYTES} are checked by a schema at most"
             raise PyfaasError(Code.PAYLOAD_TOO_LARGE, message, evidence=evidence)
-        check_work(self._work(event, encoded))
+        check_work(self._work(event, text))
         try:
             self._validator.validate(event)
-        except (jsonschema_rs.ValidationError, ValueError) as error:
+        except (jsonschema_rs.ValidationError, ValueError, RecursionError) as error:
             raise _misfit(error) from None
 
-    def _work(self, event: Any, encoded: bytes) -> int:
-        work = work_of(self._weight, encoded)
+    def _work(self, event: Any, text: bytes) -> int:
+        work = work_of(self._weight, text)
         if self._members is None or not isinstance(event, Mapping):
             return work
         try:
             check_work(work)
         except PyfaasError:  # counted member by member: a long text is not looked at by its neighbour's pattern
             nothing = Weight(1)
-            return sum(work_of(self._members.get(name, nothing), json.dumps(value).encode()) for name, value in event.items())
+            return sum(work_of(self._members.get(name, nothing), encoded(value)) for name, value in event.items())
         return work
 
 
@@ -76,12 +76,19 @@ def parsed(body: bytes) -> Any:
     try:
         return json.loads(body or b"{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise PyfaasError(Code.INVALID_EVENT, "the body is no JSON, or nested too deeply", evidence={"pointer": "", "rule": "json"}) from None
+        raise _no_json() from None
 
 
 def encoded(event: Any) -> bytes:
-    """Return an event as JSON text."""
-    return json.dumps(event, ensure_ascii=True, separators=(",", ":")).encode()
+    """Return an event as JSON text; raises invalid_event for what has none, such as a number that only a reader could make infinite."""
+    try:
+        return json.dumps(event, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        raise _no_json() from None
+
+
+def _no_json() -> PyfaasError:
+    return PyfaasError(Code.INVALID_EVENT, "the body is no JSON, or nested too deeply", evidence={"pointer": "", "rule": "json"})
 
 
 def _refuse_constant(name: str) -> Any:

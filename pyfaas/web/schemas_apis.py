@@ -114,7 +114,7 @@ APIS: dict[str, Schema] = {
     "Approval": shown({"account": text(), "state": _STATE, "created": TIME, "ended": maybe(TIME)}),
     "ApprovalPage": page_of("Approval"),
     "ApprovalOrder": taken({"approve": _FLAG}, "approve"),
-    "SunsetOrder": taken({"sunset": maybe(TIME) | {"exclusiveMinimum": 0, "exclusiveMaximum": 1e12, "description": "when it is meant to be retired"}}),
+    "SunsetOrder": taken({"sunset": maybe(TIME) | {"exclusiveMinimum": 0, "exclusiveMaximum": 253_402_300_800, "description": "when it is meant to be retired"}}),
     "Subscription": shown(
         {
             "name": NAME,

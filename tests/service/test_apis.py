@@ -420,7 +420,9 @@ async def test_what_does_not_fit_is_refused_before_it_runs(bench: Bench, path: s
     assert bench.audit.counted == [(SOUTH, NORTH, "north/text", "invalid_event"), (NORTH, SOUTH, "text", "invalid_event")]
 
 
-@pytest.mark.parametrize("body", [b"{", b"NaN", b'{"text": Infinity}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"{", b"NaN", b'{"text": Infinity}', b'{"text": 1e999}', b'{"text": "\\ud800"}', b'{"tags": ' + b"[" * 5000 + b"]" * 5000 + b"}", b"\xff", b"[" * 100_000]
+)
 async def test_a_body_that_is_no_json_is_refused(bench: Bench, body: bytes) -> None:
     """What no JSON reader takes is the caller's mistake, by path and by name."""
     await bench.publish()
@@ -481,6 +483,11 @@ async def test_a_deprecated_version_answers_with_a_warning(bench: Bench) -> None
     assert bench.call("summaries", "GET").headers == {"Deprecation": "true"}
     await bench.apis.set_state(bench.who(NORTH), "text", "1", ApiState.DEPRECATED, 2_000_000_000)
     assert bench.call("summaries", "GET").headers == {"Deprecation": "true", "Sunset": "Wed, 18 May 2033 03:33:20 GMT"}
+    await bench.apis.set_state(bench.who(NORTH), "text", "1", ApiState.DEPRECATED, 253_402_300_799)
+    assert bench.call("summaries", "GET").headers["Sunset"] == "Fri, 31 Dec 9999 23:59:59 GMT"
+    with pytest.raises(PyfaasError) as refused:
+        await bench.apis.set_state(bench.who(NORTH), "text", "1", ApiState.DEPRECATED, 253_402_300_800)
+    assert refused.value.code is Code.INVALID_REQUEST
 
 
 async def test_a_call_by_name_is_checked_by_the_newest_version(bench: Bench) -> None:

@@ -53,6 +53,7 @@ BAD: list[tuple[dict[str, Any], Code, str]] = [
     ({"accounts": ["bob"]}, Code.INVALID_REQUEST, "accounts"),
     ({"access": "listed", "accounts": "bob"}, Code.INVALID_REQUEST, "accounts"),
     ({"description": "x" * 300_000}, Code.PAYLOAD_TOO_LARGE, "262144"),
+    ({"rate": float("nan")}, Code.INVALID_REQUEST, "what JSON has"),
     *[
         ({"operations": [_operation(path=path)]}, Code.INVALID_REQUEST, "operations[0].path")
         for path in ("a", "", "/", "/a/", "//a", "/a b", "/a/../b", "/{a}{b}", "/{a}.json", "/{1a}", "/{a}/{a}", "/openapi.json", "/ä", "/a%20b", "/a" * 17, 5)
