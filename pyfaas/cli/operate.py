@@ -18,6 +18,7 @@ from pyfaas.client.http import json_call
 
 app = typer.Typer(rich_markup_mode=None)
 _REFRESH_S = 1.0
+_MAY_BE_NONE = frozenset({"account_rate", "account_daily", "egress_daily"})  # where 0 is no limit
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -85,10 +86,12 @@ def limits(ctx: typer.Context) -> None:
     if chosen(ctx).output is not Output.TABLE:
         console.show(chosen(ctx), shown)
         return
-    rows = [
-        [name, console.cell(limit["value"]), _readable(limit), limit["key"] or "-"] for name, limit in shown.items()
-    ]
+    rows = [[name, _value(limit), _readable(limit), limit["key"] or "-"] for name, limit in shown.items()]
     console.table(("limit", "value", "unit", "set by serve -s"), rows)
+
+
+def _value(limit: Mapping[str, Any]) -> str:
+    return "none" if limit["value"] == 0 and limit["key"] in _MAY_BE_NONE else console.cell(limit["value"])
 
 
 def _readable(limit: Mapping[str, Any]) -> str:

@@ -442,14 +442,17 @@ class Service:
         c = self.config
         bytes_limits = (
             *("sync_payload", "async_payload", "bundle_packed", "bundle_unpacked", "environment_size", "env_bytes", "log_bytes"),
-            *("log_account_bytes", "reserve_bytes", "secret_bytes"),
+            *("log_account_bytes", "reserve_bytes", "secret_bytes", "egress_daily"),
         )
-        counts = ("account_concurrency", "queue_limit", "max_vms", "max_containers", "max_connections", "async_workers")
+        counts = (
+            *("account_concurrency", "account_daily", "queue_limit", "max_vms", "max_containers", "max_connections"),
+            *("async_workers", "egress_connections"),
+        )
         values: dict[str, tuple[Any, str, str]] = {name: (getattr(c, name), "bytes", name) for name in bytes_limits}
         values.update({name: (getattr(c, name), "count", name) for name in counts})
         values.update({name: (getattr(c, name), "days", name) for name in ("log_days", "build_log_days", "job_days", "usage_days")})
         values.update(
-            unused_hours=(c.unused_hours, "hours", "unused_hours"),
+            unused_hours=(c.unused_hours, "hours", "unused_hours"), account_rate=(c.account_rate, "a second", "account_rate"),
             timeout_min=(1, "s", ""), timeout_max=(900, "s", ""), memory_min=(64 << 20, "bytes", ""), alias_chain=(8, "count", "")
         )
         return views.limits_view(values)
