@@ -30,6 +30,7 @@ from sandbox.spec import Network
 _LOW = 0xFFFFFFFF
 _HIGH = 0xA5A5A5A5 << 32
 _FAMILIES = 46  # AF_MAX; a family past it is unknown, not refused
+_REFUSED_FAMILY = {16: errno.EOPNOTSUPP}  # netlink: ZeroMQ aborts on any other answer when it looks for interfaces; else EAFNOSUPPORT
 _FAMILY_CALLS = ("socket", "socketpair")
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 _X32 = 0x40000000
@@ -127,7 +128,7 @@ class Policy:
         if any(all(call[4 + 2 * i] & mask == value for i, mask, value in rule) for rule in self.rules.get(number, ())):
             return bpf.ALLOW
         if number in self.families and call[4] < _FAMILIES and call[4] not in self.families[number]:
-            return bpf.ERRNO | errno.EAFNOSUPPORT
+            return bpf.ERRNO | _REFUSED_FAMILY.get(call[4], errno.EAFNOSUPPORT)
         return bpf.ERRNO | errno.ENOSYS
 
     def probes(self) -> Iterator[list[int]]:
@@ -207,7 +208,8 @@ def _export(policy: Policy) -> bytes:
     for number, families in policy.families.items():
         for family in set(range(_FAMILIES)) - families:
             refused = seccomp.Arg(0, seccomp.MASKED_EQ, _LOW, family)
-            made.add_rule_exactly(seccomp.ERRNO(errno.EAFNOSUPPORT), _native(policy, number), refused)
+            answer = seccomp.ERRNO(_REFUSED_FAMILY.get(family, errno.EAFNOSUPPORT))
+            made.add_rule_exactly(answer, _native(policy, number), refused)
     with tempfile.TemporaryFile() as file:
         made.export_bpf(file)
         file.seek(0)

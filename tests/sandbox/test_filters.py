@@ -190,7 +190,7 @@ HIGH = 0x5A5A5A5A << 32
 CASES = {  # what is asked → (call, arguments, refused with)
     "a new user namespace by clone": ("clone", (0x10000000 | 17, 0, 0, 0, 0), errno.ENOSYS),
     "clone3": ("clone3", (0, 0), errno.ENOSYS),
-    "a netlink socket": ("socket", (16, 3, 0), errno.EAFNOSUPPORT),
+    "a netlink socket": ("socket", (16, 3, 0), errno.EOPNOTSUPP),
     "a raw internet socket": ("socket", (2, 3, 1), errno.EAFNOSUPPORT),
     "a packet socket with a high word": ("socket", (HIGH | 17, 3, 0), errno.EAFNOSUPPORT),
     "terminal input": ("ioctl", (0, 0x5412, 0), errno.ENOSYS),
