@@ -61,7 +61,7 @@ def set_account(  # noqa: PLR0913 - options of a command
         bool | None, typer.Option("--network/--no-network", help="its functions may reach what they list (admin)", show_default=False)
     ] = None,
 ) -> None:
-    """Say how long older versions may answer in an account's functions; how much it may run, and whether it may use the network (admin)."""
+    """Change an account's rules and quota. An account may say how long older versions answer; its quota and network are an admin's."""
     policy = policies.said(
         stale=stale,
         max_stale_time=max_stale_time,

@@ -38,7 +38,7 @@ def publish(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="its name, when not the file's", show_default=False)] = None,
     file: Annotated[Path, typer.Option("-f", "--file", metavar="FILE", help="the definition; schemas lie beside it")] = Path("api.toml"),
 ) -> None:
-    """Publish a version of an API; one that is published never changes."""
+    """Publish a version of an API. One that is published never changes."""
     definition = load(file)
     if name is not None:
         definition["name"] = check_name(name, "API")
@@ -69,7 +69,7 @@ def approvals(ctx: typer.Context, name: _API) -> None:
 
 @api.command(epilog="Example: pyfaas api revoke text south")
 def revoke(ctx: typer.Context, name: _API, account: _Account, running: lending.Running = "stop") -> None:
-    """End an account's subscription of an API; what runs is stopped, or finishes."""
+    """End an account's subscription of an API. What runs is stopped, or finishes."""
     lending.one_of(running, RUNNING, "--running")
     act(ctx, lambda client: client.end_subscription(name, account, running=running))
     console.note(chosen(ctx), f"{account} is no subscriber of {name} any more")
@@ -82,7 +82,7 @@ def deprecate(
     version: _Version,
     sunset: Annotated[str | None, typer.Option("--sunset", metavar="TIME", help="callers are told that it ends after, e.g. 720h", show_default=False)] = None,
 ) -> None:
-    """Say that a version should not be used any more; it goes on answering."""
+    """Warn callers of a version. It should not be used any more, and goes on answering."""
     until = round(time.time() + parse_duration(sunset, "--sunset") / 1000) if sunset else None
     shown = act(ctx, lambda client: client.deprecate_api(name, version, sunset=until))
     console.show(chosen(ctx), shown, _told(shown))
@@ -106,7 +106,7 @@ def rm(ctx: typer.Context, name: _API, yes: _Yes = False) -> None:  # noqa: FBT0
 
 @api.command(epilog="Example: pyfaas api ls")
 def ls(ctx: typer.Context) -> None:
-    """List the APIs that you can see: your own, and those that you may subscribe to."""
+    """List the APIs that you can see. They are your own, and those that you may subscribe to."""
     rows = act(ctx, lambda client: client.apis())
     if chosen(ctx).output is Output.TABLE:
         rows = [lending.api_row(row) for row in rows]
@@ -134,7 +134,7 @@ def openapi(
     name: _Any,
     version: Annotated[str | None, typer.Option("--version", metavar="VERSION", help="else the newest", show_default=False)] = None,
 ) -> None:
-    """Print an API's OpenAPI document, as JSON or with -o yaml as YAML."""
+    """Print an API's OpenAPI document. It is JSON, or with -o yaml YAML."""
     shown = act(ctx, lambda client: client.api_openapi(name, version))
     options = chosen(ctx)
     if options.output is Output.TABLE:
@@ -151,7 +151,7 @@ def subscribe(  # noqa: PLR0913 - options of a command
     secret: lending.Secret = None,
     network: lending.Network = None,
 ) -> None:
-    """Subscribe to an API, with your parameters and secrets in every call."""
+    """Subscribe to an API. Your parameters and secrets are in every call."""
     check_name(name, "subscription")
     params = assignments.values(param or [], "--param")
     secrets = assignments.secrets(secret or [], "--secret", chosen(ctx))

@@ -27,7 +27,7 @@ def set_(
     name: _Name,
     value: Annotated[str, typer.Argument(metavar="K=@FILE", help="its key, and the file it is in; K=- for stdin; K=VALUE")],
 ) -> None:
-    """Keep a secret for a function; its runs have it from the next one on."""
+    """Keep a secret for a function. Its runs have it from the next one on."""
     ((key, text),) = assignments.secrets([value], "secret set", chosen(ctx)).items()
     shown = act(ctx, lambda client: client.set_secret(name, key, text))
     if chosen(ctx).output is not Output.TABLE and shown is not None:

@@ -85,7 +85,9 @@ def _where_to_look(endpoint: Endpoint, message: str) -> str:
     missing = _NOTHING.match(message)
     if missing is None:
         return ""
-    return asyncio.run(_nearest(endpoint, missing[2])) if missing[1] == "function" else _SHOWN_BY.get(missing[1], "")
+    if missing[1] != "function":
+        return _SHOWN_BY.get(missing[1], "")
+    return "pyfaas share ls shows what is lent to you" if "/" in missing[2] else asyncio.run(_nearest(endpoint, missing[2]))
 
 
 async def _nearest(endpoint: Endpoint, wrong: str) -> str:

@@ -48,7 +48,7 @@ def grant(  # noqa: PLR0913 - options of a command
     placement: lending.Placement = None,
     payer: lending.Payer = None,
 ) -> None:
-    """Lend a function, or what was lent with --relend, to an account; the same again replaces what was said before."""
+    """Lend a function to an account. The same again replaces what was said; what came with --relend can be lent on."""
     lending.one_of(placement, lending.PLACEMENTS, "--placement")
     lending.one_of(payer, lending.PAYERS, "--payer")
     terms = lending.said(
@@ -74,7 +74,7 @@ def grant(  # noqa: PLR0913 - options of a command
 
     is_table = chosen(ctx).output is Output.TABLE
     shown, owner = act(ctx, work)
-    console.show(chosen(ctx), shown, [key for key in lending.filled(shown) if key not in ("id", "locked", "secrets_missing")])
+    console.show(chosen(ctx), shown, ["function", *(key for key in lending.filled(shown) if key not in ("id", "locked", "secrets_missing", "function"))])
     if is_table:
         if missing := shown.get("secrets_missing"):
             console.note(chosen(ctx), f"not set yet: {', '.join(missing)}; pyfaas secret set {name} K=@FILE")
@@ -88,7 +88,7 @@ def revoke(
     of: Annotated[str, typer.Option("--from", metavar="ACCOUNT|public", help="whose right ends")],
     running: lending.Running = "stop",
 ) -> None:
-    """Take a grant back: from now on no run begins through it; what runs is stopped, or finishes."""
+    """Take a grant back. From now on no run begins through it; what runs is stopped, or finishes."""
     lending.one_of(running, RUNNING, "--running")
     act(ctx, lambda client: client.revoke(name, of, running=running))
     console.note(chosen(ctx), f"took {name} back from {lending.whom(of)}")
@@ -96,7 +96,7 @@ def revoke(
 
 @share.command(epilog="Example: pyfaas share ls -o json")
 def ls(ctx: typer.Context) -> None:
-    """List what the account lends, and what is lent to it."""
+    """List what is lent, by you and to you."""
     options = chosen(ctx)
 
     async def work(client: AsyncClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -143,7 +143,7 @@ def accept(  # noqa: PLR0913 - options of a command
     network: lending.Network = None,
     placement: lending.Placement = None,
 ) -> None:
-    """Make an account alias: your own name for a function that is lent to you, with your parameters and secrets in it."""
+    """Make an account alias. It is your own name for what is lent to you, with your parameters and secrets in it."""
     check_name(name, "account alias")
     lending.one_of(placement, lending.PLACEMENTS, "--placement")
     params = assignments.values(param or [], "--param")
@@ -172,7 +172,7 @@ def rm(
     name: lending.Alias,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,  # noqa: FBT002
 ) -> None:
-    """Remove an account alias with its parameters and secrets."""
+    """Remove an account alias. Its parameters and secrets go with it."""
     confirm(ctx, f"remove the account alias {name}?", yes=yes)
     act(ctx, lambda client: client.remove_account_alias(name))
     console.note(chosen(ctx), f"removed {name}")
@@ -183,7 +183,7 @@ def describe(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="an account alias, or a function of your own that is lent")],
 ) -> None:
-    """Show an account alias; of a function of your own, to whom it is lent and how far."""
+    """Show an account alias. Of a function of your own: to whom it is lent, and how far."""
 
     async def work(client: AsyncClient) -> tuple[Mapping[str, Any], bool]:
         try:
@@ -212,7 +212,7 @@ def audit(
     ctx: typer.Context,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as things happen")] = False,  # noqa: FBT002
 ) -> None:
-    """Show who lent, accepted, called, was refused and revoked: your own side of it, oldest first."""
+    """Show who lent, accepted, called, revoked. It is your own side of it, oldest first, with what was refused."""
     if follow:
         act(ctx, lambda client: _follow(client, chosen(ctx)))
         return
