@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,11 +19,12 @@ import msgspec
 from pyfaas.calls import Request, Result, Sink
 from pyfaas.config import Config
 from pyfaas.decisions import rollout, routing, staleness
-from pyfaas.decisions.quota import Admission, Pace, admit
+from pyfaas.decisions.quota import Admission
 from pyfaas.errors import Code, PyfaasError
 from pyfaas.model import AccountId, EventKind, FunctionId, Outcome, StalePolicy, TenantKey, Version, VersionState
 from pyfaas.network import intersect
 from pyfaas.ports import Clock
+from pyfaas.service.admission import Admissions
 from pyfaas.service.finish import Finisher, plain, refused
 from pyfaas.service.fleet import Fleet, expired
 from pyfaas.service.ids import Ids
@@ -39,6 +40,7 @@ _CANCEL_GRACE_S = 2.0  # for a generator to close before its container is ended
 _PRELOAD = 16
 _SETTLED = frozenset({VersionState.READY, VersionState.FAILED})
 _FREE_OF_CHARGE = frozenset({Outcome.LOST, Outcome.REJECTED})
+_REVOKED = "cancelled: revoked"
 _MAX_META = 1 << 20  # a chain of eight with as many secrets as may be
 
 
@@ -60,7 +62,7 @@ class Dispatcher:
         """Begin without calls."""
         self.config, self.registry, self.ways, self.fleet, self.finisher, self.clock = config, registry, ways, fleet, finisher, clock
         self.ids = Ids(clock.now())
-        self.loads: dict[AccountId, AccountLoad] = {}
+        self.admissions = Admissions(config, registry, clock, self._admitted)
         self.prepare: Callable[[Entry, Version], None] = lambda _entry, _version: None
         self.secrets_of: Callable[[Call], Mapping[str, str]] = lambda _call: {}  # opened
         self.secrets_size: Callable[[Call], int] = lambda _call: 0  # at most, in bytes
@@ -70,7 +72,6 @@ class Dispatcher:
         self.turned_away: Callable[[AccountId, str, str], None] = lambda _account, _name, _code: None  # by a name that leads nowhere
         self.is_draining = False
         self.unrun: Counter[Outcome] = Counter()  # calls that were accepted and ended without having run
-        self.throttled = 0
         self._awaiting: dict[tuple[FunctionId, int], list[Call]] = {}
         self._cutting: dict[Lane, None] = {}  # lanes that are being loaded beside the ones that run
         self._ticker: asyncio.TimerHandle | None = None
@@ -105,7 +106,7 @@ class Dispatcher:
 
     def calls_now(self) -> int:
         """Count the calls that run or wait."""
-        return sum(load.running + load.waiting for load in self.loads.values())
+        return sum(load.running + load.waiting for load in self.admissions.loads.values())
 
     def _tick(self) -> None:
         now = self.clock.monotonic()
@@ -124,6 +125,7 @@ class Dispatcher:
         if self._ticks % 50 == 0:
             self.fleet.age(now, {lane.key for lane in self.fleet.lanes.values() if self._is_left(lane)})
             self._sweep_waiting(now)
+            self.admissions.retry()
         self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     # ---- accepting
@@ -136,7 +138,7 @@ class Dispatcher:
         account = self._load_of(request, entry, way)
         now = self.clock.monotonic()
         try:
-            admission = self._admission(account, entry, way, now)
+            admission = self.admissions.decide(account, entry, way, now)
         except PyfaasError as error:
             if way is not None:
                 self.refused(way, error.code.value)
@@ -156,22 +158,10 @@ class Dispatcher:
             for use in way.gates:
                 use.calls[call] = None
         if admission is Admission.ADMIT:
-            self._admit(call, now)
+            self.admissions.admit(call, now)
         else:
-            account.waiting += 1
-            account.held.setdefault(call.subject, deque()).append(call)
+            self.admissions.hold(call)
         return call
-
-    def _admission(self, account: AccountLoad, entry: Entry, way: Way | None, now: float) -> Admission:
-        """Say whether a call is admitted or waits; raises throttled."""
-        is_free = account.running < account.limit and (entry.running < entry.function.settings.concurrency if way is None else way.is_free)
-        admission = admit(is_free=is_free, waiting=account.waiting, queue_limit=self.config.queue_limit)
-        if admission is Admission.REFUSE:
-            self.throttled += 1
-            raise _throttled(self.config.queue_limit)
-        if account.pace.is_on or way is not None:
-            self._pace(account, way, now)
-        return admission
 
     def _find(self, request: Request) -> tuple[Entry, Way | None]:
         """Return what a name stands for: a function of the account's own, or the way to another's. Raises as `Ways.lead` does."""
@@ -190,49 +180,7 @@ class Dispatcher:
     def _load_of(self, request: Request, entry: Entry, way: Way | None) -> AccountLoad:
         caller = request.caller.account.id if request.caller is not None else entry.function.account
         payer = way.payer if way is not None else caller
-        return self.loads.get(payer) or self.load(payer)
-
-    def load(self, account: AccountId) -> AccountLoad:
-        """Return what an account has running and waiting, within the limits that it has now."""
-        quota, config = self.registry.accounts[account].quota, self.config
-        found = self.loads.get(account)
-        if found is None:
-            found = self.loads[account] = AccountLoad(account, 0, Pace())
-        found.limit = config.account_concurrency if quota.concurrency is None else quota.concurrency
-        rate = config.account_rate if quota.rate is None else quota.rate
-        found.pace.set(rate, config.account_daily if quota.per_day is None else quota.per_day)
-        return found
-
-    def _pace(self, account: AccountLoad, way: Way | None, now: float) -> None:
-        """Count a run that begins against the payer's rate and day and the owner's caps; raises throttled."""
-        at, uses = self.clock.now(), way.gates if way is not None else ()
-        paces = [pace for pace in (account.pace, *(use.pace for use in uses)) if pace.is_on]
-        for pace in paces:
-            if wait := pace.wait(now, at):
-                self.throttled += 1
-                raise _too_many(pace, wait, is_own=pace is account.pace)
-        for pace in paces:
-            pace.take(now, at)
-
-    def _admit(self, call: Call, now: float) -> None:
-        call.account.running += 1
-        for gate in call.gates:
-            gate.running += 1
-        self._go_on(call, now)
-
-    def _admit_held(self, account: AccountLoad) -> None:
-        """Admit what waited over a limit, a call of each function in turn."""
-        for subject in list(account.held):
-            queue = account.held.pop(subject)
-            while queue and queue[0].is_done:
-                queue.popleft()
-            if queue and account.running < account.limit and all(gate.running < gate.limit for gate in queue[0].gates):
-                call = queue.popleft()
-                account.waiting -= 1
-                self._reconsider(call)
-                self._admit(call, self.clock.monotonic())
-            if queue:
-                account.held[subject] = queue
+        return self.admissions.loads.get(payer) or self.admissions.load(payer)
 
     def _reconsider(self, call: Call) -> None:
         """Decide again for a call that was to be an older version's, and did not begin yet: the named one may have taken over."""
@@ -365,6 +313,12 @@ class Dispatcher:
         if version.state is VersionState.READY:
             self.advance(entry, version)
 
+    def _admitted(self, call: Call, now: float, was_held: bool) -> None:  # noqa: FBT001 - the hook's shape
+        """Take a call that is admitted: one that was held is decided anew."""
+        if was_held:
+            self._reconsider(call)
+        self._go_on(call, now)
+
     def _go_on(self, call: Call, now: float) -> None:
         """Run an admitted call, or let it wait for the version that it named."""
         if call.lane is None and self._named(call).state in _SETTLED:  # since it was decided
@@ -435,18 +389,12 @@ class Dispatcher:
         if call.is_done:
             return
         call.is_done = True
-        account, entry = call.account, call.entry
-        account.running -= 1
-        for gate in call.gates:
-            gate.running -= 1
+        entry = call.entry
         if call.way is not None:
             self._lent_ended(call, call.way, result)
-        if result.outcome in _FREE_OF_CHARGE:
-            self._give_back(call)
         if entry.counted is not None and result.executed is not None:  # what ended before it ran says nothing of the code
             entry.counted(result.executed, result.outcome)
-        if account.held:
-            self._admit_held(account)
+        self.admissions.ended(call, is_free=result.outcome in _FREE_OF_CHARGE)
         call.sink.done(result)
 
     def _lent_ended(self, call: Call, way: Way, result: Result) -> None:
@@ -454,41 +402,30 @@ class Dispatcher:
             use.calls.pop(call, None)
         if call.is_revoked:
             result.outcome, result.code = Outcome.CANCELLED, Code.GONE
-            result.message, result.evidence = "cancelled: revoked", {"reason": "revoked"}
+            result.message, result.evidence = _REVOKED, {"reason": "revoked"}
         if not way.is_own:
             seal(result)
         self.audit(way, result)
 
-    def _give_back(self, call: Call) -> None:
-        at = self.clock.now()
-        call.account.pace.give_back(at)
-        for use in call.way.gates if call.way is not None else ():
-            use.pace.give_back(at)
-
     def _give_up(self, call: Call, result: Result) -> None:
-        """End a call that waits: held ones were never counted as running."""
-        held = call.account.held.get(call.subject)
-        if held is not None and call in held:
-            held.remove(call)
-            call.account.waiting -= 1
-            call.account.running += 1
-            for gate in call.gates:
-                gate.running += 1
+        """End a call that waits."""
+        self.admissions.take_out(call)
         self._finish(call, result)
 
     def revoke(self, uses: Iterable[Use], *, is_stopping: bool) -> None:
         """End what waits through uses that ended, and, when `is_stopping`, what runs; their containers take no further run."""
         ended = list(uses)
-        for call in {call: None for use in ended for call in use.calls}:
-            if call.is_done:
-                continue
-            if call.started and not is_stopping:
-                continue
+        calls = [call for call in {call: None for use in ended for call in use.calls} if not call.is_done]
+        waiting = [call for call in calls if not call.started]
+        for call in waiting if not is_stopping else calls:
             call.is_revoked = True
+        for call in waiting:  # all of them, before the end of one makes room for another
+            self.admissions.take_out(call)
+        for call in waiting:
+            self._cancel_waiting(call)
+        for call in calls if is_stopping else ():
             if call.started and call.session is not None:
-                call.session.end(Doom(Outcome.CANCELLED, "cancelled: revoked"))
-            else:
-                self._cancel_waiting(call)
+                call.session.end(Doom(Outcome.CANCELLED, _REVOKED))
         self.fleet.leave(lambda lane: lane.way is not None and any(use in ended for use in lane.way.gates))
 
     def client_left(self, call: Call) -> None:
@@ -547,7 +484,7 @@ class Dispatcher:
     def _sweep_waiting(self, now: float) -> None:
         """End calls that wait for a container or for a limit beyond their deadline."""
         waiting = [c for lane in self.fleet.lanes.values() for c in lane.waiting]
-        waiting += [c for load in self.loads.values() for queue in load.held.values() for c in queue]
+        waiting += self.admissions.held()
         for call in waiting:
             if call.expires and call.expires <= now and not call.is_done:
                 self._give_up(call, expired(call, now))
@@ -566,15 +503,6 @@ def _add_size(call: Call) -> None:
         raise PyfaasError(Code.PAYLOAD_TOO_LARGE, message, evidence={"limit": "call_meta", "value": _MAX_META, "observed": call.extra})
 
 
-def _too_many(pace: Pace, wait_s: float, *, is_own: bool) -> PyfaasError:
-    is_daily = bool(pace.per_day) and pace.begun >= pace.per_day and wait_s > 1.0
-    limit = ("account_daily" if is_daily else "account_rate") if is_own else ("per_day" if is_daily else "rate")
-    whose = "this account may begin" if is_own else "the owner lets you begin"
-    message = f"more runs than {whose} in {'a day' if is_daily else 'a second'}"
-    value = pace.per_day if is_daily else pace.rate
-    return PyfaasError(Code.THROTTLED, message, hint="call again later", evidence={"limit": limit, "value": value}, retry_after=wait_s)
-
-
 def _no_traffic(call: Call) -> Result:
     return refused(call, Code.THROTTLED, "this account moved as much over the network as it may in a day (egress_daily)", retry_after=3600.0)
 
@@ -582,13 +510,3 @@ def _no_traffic(call: Call) -> Result:
 def _not_ready(call: Call) -> Result:
     message = f"version {call.requested} is still being prepared"
     return refused(call, Code.NOT_READY, message, hint="see pyfaas versions NAME; max_wait says how long a call waits for it")
-
-
-def _throttled(limit: int) -> PyfaasError:
-    return PyfaasError(
-        Code.THROTTLED,
-        "too many calls of this account are waiting",
-        hint="call again later; the operator can raise queue_limit",
-        evidence={"limit": "queue_limit", "value": limit},
-        retry_after=1.0,
-    )

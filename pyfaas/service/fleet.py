@@ -582,7 +582,7 @@ def _late(session: Session, now: float) -> Doom:
     if call.is_cancelled:
         return Doom(Outcome.CANCELLED, "the call was cancelled")
     observed = round((now - call.started) * 1000)
-    limit, value = ("timeout", lane.version.revision.timeout_ms)
+    limit, value = ("timeout", round(lane.timeout_s * 1000))
     if call.expires and call.expires - call.started < lane.timeout_s:
         limit, value = "deadline", call.request.timeout_ms or 0
     evidence = {"limit": limit, "value": value, "observed": observed, "unit": "ms"}

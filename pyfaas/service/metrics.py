@@ -168,13 +168,13 @@ def _server(service: Service) -> Iterator[Family]:
 
 
 def _calls(service: Service, tally: Tally) -> Iterator[Family | Histogram]:
-    dispatcher, loads = service.dispatcher, service.dispatcher.loads.values()
+    dispatcher, loads = service.dispatcher, service.dispatcher.admissions.loads.values()
     ended = {str(outcome): 0 for outcome in Outcome} | tally.outcomes()
     for outcome, count in dispatcher.unrun.items():
         ended[str(outcome)] += count
     total = tally.total()
     yield Family("pyfaas_calls", "counter", "Calls that ended, by outcome", ("outcome",), _by(ended))
-    yield Family("pyfaas_calls_throttled", "counter", "Calls refused because too many of their account wait", (), _one(dispatcher.throttled))
+    yield Family("pyfaas_calls_throttled", "counter", "Calls refused because too many of their account wait", (), _one(dispatcher.admissions.throttled))
     yield Family("pyfaas_calls_running", "gauge", "Calls that are admitted and have not ended", (), _one(sum(load.running for load in loads)))
     yield Family("pyfaas_calls_waiting", "gauge", "Calls that wait for their turn over a limit", (), _one(sum(load.waiting for load in loads)))
     cold = min(total.runs, dispatcher.fleet.cold.total())

@@ -107,7 +107,7 @@ class Service:
     ) -> dict[str, Any]:
         """Change an account's staleness policy, the own one, or, for an admin, any account's policy, quota and network."""
         shown = await self.accounts.set(caller, name_or_id, policy, quota, network)
-        self.dispatcher.load(shown["id"])
+        self.dispatcher.admissions.load(shown["id"])
         return shown
 
     async def remove_account(self, caller: Caller, name_or_id: str) -> None:

@@ -82,5 +82,5 @@ async def resume_day(store: Store, clock: Clock, dispatcher: Dispatcher, ways: W
             use.pace.resume(use.pace.begun + row.calls, at)
     for account, calls in began.items():
         if account in dispatcher.registry.accounts:
-            dispatcher.load(account).pace.resume(calls, at)
+            dispatcher.admissions.load(account).pace.resume(calls, at)
             traffic.resume(account, moved[account])

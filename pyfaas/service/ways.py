@@ -38,7 +38,7 @@ from pyfaas.sharing import (
 )
 
 if TYPE_CHECKING:
-    from pyfaas.service.lane import Call
+    from pyfaas.service.lane import AccountLoad, Call
 
 _LAYERS = 24 << 10  # bytes of parameters that may travel with a call
 _UNLIMITED = 1 << 30
@@ -54,6 +54,7 @@ class Use:
     pace: Pace = field(default_factory=Pace)
     running: int = 0
     calls: dict[Call, None] = field(default_factory=dict)  # accepted, and not ended
+    held: set[AccountLoad] = field(default_factory=set)  # whose calls may wait for this limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -214,7 +214,7 @@ async def test_the_caller_pays_unless_the_owner_does(bench: Bench) -> None:
     alias(bench, "theirs", lend(bench, A, caller=C, payer=Payer.OWNER), account=C)
     bench.call(B, "mine")
     bench.call(C, "theirs")
-    assert {load.id: load.running for load in bench.dispatcher.loads.values()} == {B: 1, A: 1}
+    assert {load.id: load.running for load in bench.dispatcher.admissions.loads.values()} == {B: 1, A: 1}
 
 
 async def test_caps_of_a_grant_hold_across_aliases(bench: Bench) -> None:
@@ -240,7 +240,7 @@ async def test_a_day_and_a_second_have_their_bounds(bench: Bench) -> None:
     assert (caught.value.code, caught.value.evidence["limit"]) == (Code.THROTTLED, "per_day")
     assert 1 < (caught.value.retry_after or 0) <= 86_400
     bench.registry.put_account(replace(bench.registry.accounts[A], quota=Quota(rate=2.0)))
-    bench.dispatcher.load(A)
+    bench.dispatcher.admissions.load(A)
     bench.call(A)
     bench.call(A)
     with pytest.raises(PyfaasError) as caught:
