@@ -146,9 +146,12 @@ class Registry:
     # ---- accounts and tokens
 
     def put_account(self, account: Account) -> None:
-        """Take in an account."""
+        """Take in an account; who presents its tokens is the account as it is now."""
         self.accounts[account.id] = account
         self.account_names[account.name] = account
+        for token in self.tokens.values():
+            if token.account == account.id:
+                self.callers[token.digest] = Caller(account=account, token=token)
         self.on_change()
 
     def drop_account(self, account: Account) -> None:

@@ -172,12 +172,14 @@ def test_the_sdk_lends_as_the_command_line_does(desks: tuple[Desk, Desk]) -> Non
 
 
 def test_a_quota_is_set_by_an_admin_only(desks: tuple[Desk, Desk], forker: Forker, tmp_path: Path) -> None:
-    """`account set` with a quota needs the admin's token; a run beyond the day's is refused with 3."""
+    """`account set` with a quota needs the admin's token; it holds at once, for what is published and what is run."""
     owner, caller = desks
     owner.said(f"account set {owner.account} --per-day 1", status=4)
     admin = Desk(owner.house, forker, tmp_path, "admin")
     assert admin.document(f"account set {caller.account} --per-day 1 --no-network")["network"] is False
-    caller.house.deploy("own", "def handler(event, context):\n    return 1\n", token=caller.account)
+    code = "def handler(event, context):\n    return 1\n"
+    assert caller.house.deploy("reaching", code, token=caller.account, network=["example.com:443"]).status == 403
+    assert caller.house.deploy("own", code, token=caller.account).json["state"] == "ready"
     assert caller("invoke own") == "1"
     assert "error: " in caller.said("invoke own", status=3)[1]
     admin(f"account set {caller.account} --per-day none --network")
