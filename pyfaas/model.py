@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NewType
 
+import msgspec
+
 AccountId = NewType("AccountId", str)  # 12 digits
 FunctionId = NewType("FunctionId", str)  # uuid
 InvocationId = NewType("InvocationId", str)  # uuid7 text
@@ -354,11 +356,11 @@ class LogLine:
     line: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one run, or one idle, init or build stretch, used; `kind` is call | init | idle | build.
 
-    `count` 0 adds to what other rows counted: processor time that was found later, say.
+    `count` 0 adds to what other rows counted: processor time that was found later, say. One is made for every call: a Struct is made
+    in a sixth of a dataclass's time.
     """
 
     kind: str

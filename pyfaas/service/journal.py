@@ -11,8 +11,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from pyfaas.errors import PyfaasError
 from pyfaas.model import Event, FunctionId, InvocationId, LogLine, UsageRow

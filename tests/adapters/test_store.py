@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -246,7 +247,7 @@ async def test_usage_is_summed_by_day(store: SqliteStore) -> None:
 
 async def test_usage_is_per_account_and_time(store: SqliteStore) -> None:
     """An account sees its own rows only, within the time asked for; None sees all."""
-    await store.add_usage([used(60.0), used(600.0), replace(used(60.0), account=BOB, caller=BOB, owner=BOB)])
+    await store.add_usage([used(60.0), used(600.0), msgspec.structs.replace(used(60.0), account=BOB, caller=BOB, owner=BOB)])
     assert [r["calls"] for r in await store.usage(ALICE, 0.0, 1000.0)] == [2]
     assert [r["calls"] for r in await store.usage(ALICE, 0.0, 600.0)] == [1]
     assert [r["calls"] for r in await store.usage(ALICE, 600.0, 1000.0)] == [1]

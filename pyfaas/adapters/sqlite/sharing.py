@@ -25,6 +25,8 @@ _PUT_GRANT = """INSERT INTO grants (id, owner, target, name, caller, terms, crea
     ON CONFLICT (id) DO UPDATE SET terms = excluded.terms WHERE ended IS NULL"""
 _PUT_ALIAS = """INSERT INTO account_aliases (id, account, name, binding, created) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET binding = excluded.binding WHERE removed IS NULL"""
+_REMOVE_ALIAS = """UPDATE account_aliases SET removed = ?, binding = json_set(binding, '$.params', json('{}'))
+    WHERE id = ? AND removed IS NULL"""
 _ADD_LINE = "INSERT INTO audit (at, account, kind, other, name, detail) VALUES (?, ?, ?, ?, ?, ?)"
 _LINES = "SELECT * FROM audit WHERE account = ? AND cursor > ? ORDER BY cursor LIMIT ?"
 
@@ -112,7 +114,7 @@ def _take_name(connection: sqlite3.Connection, alias: AccountAlias) -> None:
 
 def _end(connection: sqlite3.Connection, grants: Collection[GrantId], aliases: Collection[CallableId], at: float) -> None:
     connection.executemany("UPDATE grants SET ended = ?, terms = '{}' WHERE id = ? AND ended IS NULL", [(at, each) for each in grants])
-    connection.executemany("UPDATE account_aliases SET removed = ?, binding = json_set(binding, '$.params', json('{}')) WHERE id = ? AND removed IS NULL", [(at, each) for each in aliases])
+    connection.executemany(_REMOVE_ALIAS, [(at, each) for each in aliases])
     connection.executemany("DELETE FROM callables WHERE kind = 'alias' AND id = ?", [(each,) for each in aliases])
 
 
