@@ -32,6 +32,7 @@ handler = "main:handler"
 memory = "256M"
 timeout = "30s"
 requirements = []
+network = []                  # where it may connect to, such as ["api.example.com:443"]; nowhere else
 """
 
 
