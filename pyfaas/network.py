@@ -65,10 +65,11 @@ class Door:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPlan:
-    """What a VM with network is made with. Doors are handed out in this order, then the resolver's two sockets: UDP, TCP.
+    """What a VM with network is made with. Doors are handed out in this order, then the resolver's two sockets, UDP and TCP, and one for knocks.
 
-    `entries` are sorted and canonical, `names` maps an exact name to its address inside, `ranges` are those that need a route: the
-    literal ones, and the synthetic one for names. `is_trusted`: the operator's own list (dependency builds), whose private ranges need nobody's leave.
+    `entries` are sorted and canonical, `names` maps an exact name to its address inside, `ranges` are those that need a route: every
+    address does, so that an unlisted one is refused at once too, and heard of as a knock. `is_trusted`: the operator's own list
+    (dependency builds), whose private ranges need nobody's leave.
     """
 
     entries: tuple[str, ...]
@@ -347,12 +348,11 @@ def plan(entries: Iterable[str], *, is_trusted: bool = False) -> NetworkPlan:
     wide = {entry.port for entry in read if entry.is_wildcard or _is_wide(entry)}
     doors = {(_ANY_ADDRESS, port) for port in wide}
     doors |= {(_inside(entry, names), entry.port) for entry in read if entry.port not in wide}
-    routed = _collapsed(entry.literal or _SYNTHETIC for entry in read)
     return NetworkPlan(
         entries=_texts(read),
         doors=tuple(Door(address=address, port=port) for address, port in sorted(doors)),
         names=tuple(sorted(names.items())),
-        ranges=tuple(str(network) for network in routed if not _is_local_already(network)),
+        ranges=(str(_ANY),),
         is_trusted=is_trusted,
     )
 
@@ -363,7 +363,3 @@ def _is_wide(entry: Entry) -> bool:
 
 def _inside(entry: Entry, names: dict[str, str]) -> str:
     return str(entry.literal.network_address) if entry.literal is not None else names[str(entry.name)]
-
-
-def _is_local_already(network: IPv4Network) -> bool:
-    return network.is_loopback

@@ -218,7 +218,7 @@ class SandboxWorkers:
 
 def _doors(plan: NetworkPlan) -> Doors:
     """Return a plan's doors as the sandbox makes them."""
-    return Doors(listen=tuple((door.address, door.port) for door in plan.doors), routes=plan.ranges)
+    return Doors(listen=tuple((door.address, door.port) for door in plan.doors), routes=plan.ranges, is_watched=True)
 
 
 def _read(descriptor: int) -> bytes:

@@ -26,8 +26,10 @@ from pyfaas.network import NetworkPlan
 IDLE_S = 600.0  # a connection that moves no byte for so long is closed
 _AT_ONCE = 16  # taken from a socket in a turn of the loop
 _QUESTIONS = 500  # answered a second; whoever asks more waits
+_KNOCKS = 200  # heard a second
 _ASKING = 8  # TCP connections to the resolver
 _ASKING_S = 10.0
+_HEADERS = 120  # of IPv4 and TCP, at their longest
 _SENTENCES = 64  # told of one VM in _TOLD_S, each once
 _TOLD_S = 10.0
 
@@ -46,26 +48,27 @@ class VmDoors:
     """The doors of a VM, open until `close`."""
 
     def __init__(self, vm: str, plan: NetworkPlan, descriptors: Sequence[int], outside: Outside, refused: Callable[[str, str], None]) -> None:
-        """Take the descriptors, in the plan's order, then the resolver's two. Raises OSError or ValueError."""
-        if len(descriptors) != len(plan.doors) + 2:
+        """Take the descriptors, in the plan's order, then the resolver's two and that for knocks. Raises OSError or ValueError."""
+        if len(descriptors) != len(plan.doors) + 3:
             raise ValueError("the doors are not those of the plan")
         self._vm, self._outside, self._refused = vm, outside, refused
         self._rules = Rules(plan, outside.private)
         self._answers = naming.Answers(self._rules, self._tell)
         self._sockets = [socket.socket(fileno=os.dup(descriptor)) for descriptor in descriptors]
-        *self._listeners, self._udp, self._tcp = self._sockets
+        *self._listeners, self._udp, self._tcp, self._knocks = self._sockets
         self._flows: set[Flow] = set()
         self._waiting: set[asyncio.Task[None]] = set()
         self._taken = 0  # connections that are being made or are there
         self._told: dict[str, float] = {}
-        self._questions = _QUESTIONS
+        self._questions, self._heard = _QUESTIONS, 0
         self.bytes_in = self.bytes_out = self.connections = 0
         self._resting: list[socket.socket] = []  # until there are descriptors again
         for listener in self._listeners:
             listener.setblocking(False)
             self._listen(listener)
-        self._udp.setblocking(False)
-        self._tcp.setblocking(False)
+        for opened in (self._udp, self._tcp, self._knocks):
+            opened.setblocking(False)
+        self._listen_for_knocks()
         self._answer_again()
         asyncio.get_running_loop().add_reader(self._tcp.fileno(), self._accept_asking)
 
@@ -87,6 +90,9 @@ class VmDoors:
         if self._questions <= 0:
             self._answer_again()
         self._questions = _QUESTIONS
+        if self._heard >= _KNOCKS:
+            self._listen_for_knocks()
+        self._heard = 0
 
     def close(self) -> None:
         """Close everything now."""
@@ -183,6 +189,26 @@ class VmDoors:
         if why not in self._told and len(self._told) < _SENTENCES:
             self._told[why] = time.monotonic()
             self._refused(self._vm, why)
+
+    # ---- where no door is
+
+    def _listen_for_knocks(self) -> None:
+        asyncio.get_running_loop().add_reader(self._knocks.fileno(), self._knocked)
+
+    def _knocked(self) -> None:
+        """Say what was dialled in vain; the kernel has refused it already."""
+        for _ in range(_AT_ONCE):
+            if self._heard >= _KNOCKS:
+                asyncio.get_running_loop().remove_reader(self._knocks.fileno())
+                return
+            try:
+                packet = self._knocks.recv(_HEADERS)
+            except OSError:
+                return
+            self._heard += 1
+            why = self._rules.knocked(packet)
+            if why is not None:
+                self._tell(why)
 
     # ---- names
 

@@ -15,6 +15,7 @@ from pyfaas.network import SYNTHETIC, Entry, NetworkPlan, carried_by, is_public,
 
 _SYNTHETIC = IPv4Network(SYNTHETIC)
 _WILD_FIRST = int(IPv4Address("198.19.0.0"))  # exact names have theirs from the plan, below
+_IPV4_HEADER = 20
 MOST_NAMES = 1024  # that wildcards of one VM give addresses to
 
 
@@ -83,6 +84,15 @@ class Rules:
             return tuple(ranges)
         pairs = [(one, wide) for one in ranges for wide in self._private if one.overlaps(wide)]
         return tuple(one if one.subnet_of(wide) else wide for one, wide in pairs)
+
+
+    def knocked(self, packet: bytes) -> str | None:
+        """Say what was dialled that has no door, from the headers of its first packet (RFC 791, RFC 9293); None for what is no such packet."""
+        start = (packet[0] & 0xF) * 4 if packet else 0
+        if len(packet) < start + 4 or start < _IPV4_HEADER:
+            return None
+        address, port = str(IPv4Address(packet[16:20])), int.from_bytes(packet[start + 2 : start + 4], "big")
+        return unlisted(self._name_of.get(address, address), port)
 
 
 def _covers_name(entry: Entry, name: str) -> bool:

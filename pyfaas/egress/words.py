@@ -1,6 +1,6 @@
 """What server and egress tell each other: packets of a Unix socket (SOCK_SEQPACKET), each a JSON object.
 
-server → egress   {"open": VM, "plan": …} with the doors, in the plan's order, then the resolver's two sockets
+server → egress   {"open": VM, "plan": …} with the doors, in the plan's order, then the resolver's two sockets and that for knocks
                   {"close": VM}
 egress → server   {"used": [[VM, bytes in, bytes out, connections], …]}  each second, of those that used something, and after a close
                   {"refused": VM, "why": a sentence}
@@ -17,7 +17,7 @@ from typing import Any
 from pyfaas.network import Door, NetworkPlan
 
 LONGEST = 128 << 10
-MOST_DOORS = 66  # 64 listeners and the resolver's two; a packet carries 253 (SCM_MAX_FD)
+MOST_DOORS = 67  # 64 listeners, the resolver's two and that for knocks; a packet carries 253 (SCM_MAX_FD)
 USED_AT_ONCE = 200
 Used = tuple[str, int, int, int]
 

@@ -60,6 +60,7 @@ class Fleet:
         self.busy: dict[Session, None] = {}  # loading or running, for the sweep
         self.finish: Callable[[Call, Result], None]
         self.loaded: Callable[[Lane], None]
+        self.left_network: Callable[[Session, Call], None] = lambda _session, _call: None  # a call ended that had a way out
         self.cold: Counter[str] = Counter()  # calls whose container was loaded for them, by step of the cascade
         self.downloads = Downloads(workers, clock, config.code_cache)
         self.beside = Beside(self, Target(config.download_to))
@@ -385,6 +386,8 @@ class Fleet:
             session.is_streaming = False
             lane.busy -= 1
             self.busy.pop(session, None)
+            if lane.network is not None:
+                self.left_network(session, call)
             result = self.finisher.result(session, call, answer, rest, ending, now)
         if ending is not None:
             self._gone(session, ending, now, had_call=call is not None)

@@ -15,8 +15,11 @@ from pyfaas.ports import Clock, Egress, Store
 from pyfaas.service.dispatch import Dispatcher
 from pyfaas.service.fleet import Fleet
 from pyfaas.service.journal import Journal
+from pyfaas.service.lane import Call
 from pyfaas.service.session import Session
 from pyfaas.service.ways import Ways
+
+_RECENT_S = 2.0  # so long after a call a refusal in its VM is still its own
 
 
 class Traffic:
@@ -26,7 +29,9 @@ class Traffic:
         """Begin a day in which nothing was moved; `resume` says what was."""
         self._limit, self._fleet, self._journal, self._clock, self._egress = config.egress_daily, fleet, journal, clock, egress
         self._day, self._moved = 0, dict[AccountId, int]()
+        self._ended: dict[str, tuple[float, Session, Call]] = {}  # by VM, the last call
         egress.on_used, egress.on_refused = self._used, self._refused
+        fleet.left_network = self._left
 
     def resume(self, account: AccountId, moved: int) -> None:
         """Go on with a day in which an account moved so many bytes already."""
@@ -60,12 +65,22 @@ class Traffic:
 
     def _refused(self, vm: str, why: str) -> None:
         """Write why a way out was refused into the log of what runs in the VM, where that has one."""
-        for session in self._in(vm):
-            call, version = session.call, session.lane.version
-            home = call.log if call is not None else None
-            if call is not None and home is not None:
+        running = [(session, session.call) for session in self._in(vm) if session.call is not None]
+        if not running and vm in self._ended:  # what a kernel refused at once is heard of after a short call's end
+            at, session, call = self._ended[vm]
+            running = [(session, call)] if self._clock.monotonic() - at < _RECENT_S else []
+        for session, call in running:
+            version, home = session.lane.version, call.log
+            if home is not None:
                 number = version.number if home == version.function else 0
                 self._journal.text(self._clock.now(), home, number, call.id, "platform", why.encode())
+
+    def _left(self, session: Session, call: Call) -> None:
+        """Remember a VM's last call for a while."""
+        now = self._clock.monotonic()
+        for vm in [vm for vm, (at, _, _) in self._ended.items() if now - at >= _RECENT_S]:
+            del self._ended[vm]
+        self._ended[session.slot.vm] = now, session, call
 
     def _in(self, vm: str) -> list[Session]:
         return [session for session in self._fleet.sessions.values() if session.slot.vm == vm]

@@ -74,8 +74,8 @@ async def test_a_list_makes_doors_and_egress_has_them() -> None:
     assert (spec.network, spec.is_build) == (Network.DOORS, False)
     assert spec.doors is not None
     assert spec.doors.listen == (("198.18.0.1", 443),)
-    assert spec.doors.routes == ("198.18.0.0/15",)
-    assert egress.opened == {vm: (TENANTS, 3)}
+    assert (spec.doors.routes, spec.doors.is_watched) == (("0.0.0.0/0",), True)
+    assert egress.opened == {vm: (TENANTS, 4)}
     for descriptor in launcher.given:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)

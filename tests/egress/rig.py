@@ -36,7 +36,9 @@ def doors(*names: tuple[str, int], at: str = INSIDE, private: str = "@127.0.0.0/
         stand.append((name, address))
     udp, tcp = resolver_sockets(at)
     entries = tuple(f"{name}:{port}{private}" for name, port in names)
-    return NetworkPlan(entries=entries, doors=tuple(made), names=tuple(stand)), [*listeners, udp, tcp]
+    knocks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # stands for the packet socket: who sends to it knocks
+    knocks.bind((at, 0))
+    return NetworkPlan(entries=entries, doors=tuple(made), names=tuple(stand)), [*listeners, udp, tcp, knocks]
 
 
 def resolver_sockets(at: str) -> tuple[socket.socket, socket.socket]:

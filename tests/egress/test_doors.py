@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -281,7 +282,7 @@ def test_names_over_both_transports(loop: Callable[[], Any], closing: Callable[.
     """A question is answered over UDP and over TCP, two on one connection too; an unlisted one is said once."""
 
     async def scene(rig: Rig) -> None:
-        udp, tcp = rig.sockets[-2:]
+        udp, tcp = rig.sockets[-3:-1]
         running, known = asyncio.get_running_loop(), dns.message.make_query("x.test", "A").to_wire()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as client:
             client.connect(udp.getsockname())
@@ -311,7 +312,7 @@ def test_a_flood_of_questions_waits(loop: Callable[[], Any], closing: Callable[.
         packet = dns.message.make_query("x.test", "A").to_wire()
         running = asyncio.get_running_loop()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as client:
-            client.connect(rig.sockets[-2].getsockname())
+            client.connect(rig.sockets[-3].getsockname())
             for _ in range(5):
                 client.send(packet)
             for _ in range(3):
@@ -325,6 +326,37 @@ def test_a_flood_of_questions_waits(loop: Callable[[], Any], closing: Callable[.
 
     with Outside(echo) as server:
         run(loop, *closing(("x.test", server.port)), scene)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_knocks_are_said(loop: Callable[[], Any], closing: Callable[..., Any]) -> None:
+    """What was dialled where no door is becomes a sentence, by its name where it has one; a flood is heard in part, and what is no packet not at all."""
+
+    async def scene(rig: Rig) -> None:
+        place = rig.sockets[-1].getsockname()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for packet in (b"", b"x", bytes(40), knock("8.8.8.8", 53), knock(INSIDE, 81), knock("8.8.8.8", 53)):
+                client.sendto(packet, place)
+            await until(lambda: len(rig.said) == 2)
+            rig.doors._heard = module._KNOCKS - 1
+            for port in (1, 2):
+                client.sendto(knock("9.9.9.9", port), place)
+            await until(lambda: len(rig.said) == 3)
+            await asyncio.sleep(0.05)
+            assert len(rig.said) == 3
+            rig.doors.tend(time.monotonic())
+            await until(lambda: len(rig.said) == 4)
+
+    with Outside(echo) as server:
+        said = run(loop, *closing(("x.test", server.port)), scene).said
+    assert 'add "8.8.8.8:53"' in said[0]
+    assert 'add "x.test:81"' in said[1]
+
+
+def knock(address: str, port: int) -> bytes:
+    """Return the headers of a connection's first packet."""
+    ip = bytes([0x45]) + bytes(15) + socket.inet_aton(address)
+    return ip + struct.pack("!HHIIBB", 40000, port, 1, 0, 0x50, 2) + bytes(6)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -97,7 +97,7 @@ async def test_names_and_refusals(rig: Rig) -> None:
             stack.enter_context(opened)
         rig.port.open("vm-2", plan, [opened.fileno() for opened in sockets])
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as client:
-            client.connect(sockets[-2].getsockname())
+            client.connect(sockets[-3].getsockname())
             client.send(dns.message.make_query("evil.test", "A").to_wire())
             async with asyncio.timeout(60):
                 found = dns.message.from_wire(await asyncio.get_running_loop().sock_recv(client, 4096))
