@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import origin, procfs
-from benchmarks.figures import percentile, ratios, turns
-from benchmarks.result import Table
+from benchmarks.figures import cumulative, percentile, ratios, turns
+from benchmarks.result import Plot, Table
 from benchmarks.stage import Stage
 from tests.e2e.house import House
 
@@ -86,14 +86,18 @@ def _medians(blocks: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[
 
 
 def _times(stage: Stage, took: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> None:
-    rows = []
+    rows, shares = [], []
     for what, blocks in took.items():
         pooled = {name: [second for block in rounds for second in block] for name, rounds in blocks.items()}
         p50s = _medians(blocks)
         cells = [f"{percentile(pooled[name], p) * 1e3:,.3f}" for p in (50, 90, 99) for name in (_INSIDE, _OUTSIDE)]
         rows.append((_WHAT[what], *cells, f"{statistics.median(ratios(p50s[_INSIDE], p50s[_OUTSIDE])):.2f}", str(len(pooled[_INSIDE]))))
+        if what in ("kept", "named"):
+            shares += [(f"{_WHAT[what]}: {name}", *cumulative([second * 1e3 for second in pooled[name]])) for name in blocks]
     head = [f"p{p} ms {name}" for p in (50, 90, 99) for name in ("egress", _OUTSIDE)]
     stage.result.tables.append(Table(title="Milliseconds through egress and outside", head=("", *head, "p50 / outside's", "times"), rows=rows))
+    plot = Plot(name="egress-latency", title="Small requests", x="ms", y="% of requests at most", series=shares, is_log=True)
+    stage.result.plots.append(plot)
 
 
 def _processor(stage: Stage, house: House, asked: Mapping[str, _Ask]) -> Table:

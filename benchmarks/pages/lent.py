@@ -16,11 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures import percentile, ratios, turns
+from benchmarks.figures import cumulative, percentile, ratios, turns
 from benchmarks.load import Seen
 from benchmarks.pages.cold import Line, placed, profile
 from benchmarks.pages.profile import processor
-from benchmarks.result import Table
+from benchmarks.result import Plot, Table
 from benchmarks.stage import BODY, Peer, Stage, deploy_all
 from tests.e2e.house import House
 
@@ -177,10 +177,13 @@ def _tell(stage: Stage, seen: Mapping[str, Sequence[Seen]], apart: Mapping[str, 
     ]
     head = ("1 client", "p50 ms", "p90 ms", "p99 ms", "p50 / the owner's own", "calls")
     stage.result.tables.append(Table(title="Calls by how they come", head=head, rows=rows))
+    shares = [(name, *cumulative(values)) for name, values in series.items()]
+    plot = Plot(name="lent-latency", title="Latency of lent calls, 1 client", x="ms", y="% of calls at most", series=shares, is_log=True)
+    stage.result.plots.append(plot)
 
 
 def _many_clients(stage: Stage, ways: Mapping[str, _Way]) -> None:
-    rounds, seconds = stage.pick((3, 0.4), (15, 2.0))
+    rounds, seconds = stage.pick((3, 0.4), (11, 1.5))
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         stage.run(way.order(clients=CLIENTS, seconds=seconds))  # until there is a container for each
