@@ -44,7 +44,7 @@ def publish(
         definition["name"] = check_name(name, "API")
     shown = act(ctx, lambda client: client.publish_api(definition))
     console.show(chosen(ctx), shown, _told(shown))
-    if chosen(ctx).output is Output.TABLE:
+    if _is_told(ctx):
         _operations(shown)
 
 
@@ -159,7 +159,7 @@ def subscribe(  # noqa: PLR0913 - options of a command
         ctx, lambda client: client.subscribe(target, name, params=params or None, secrets=secrets or None, network=network or None)
     )
     console.show(chosen(ctx), shown, _told(shown))
-    if chosen(ctx).output is Output.TABLE:
+    if _is_told(ctx):
         _operations(shown, name)
         waits = f"{target.partition('/')[0]} has to approve it; see: pyfaas ls"
         console.note(chosen(ctx), waits if shown.get("state") == "pending" else f"call it: pyfaas invoke {name}/OPERATION -d JSON")
@@ -177,9 +177,14 @@ def unsubscribe(
     console.note(chosen(ctx), f"ended {name}")
 
 
+def _is_told(ctx: typer.Context) -> bool:
+    return chosen(ctx).output is Output.TABLE and not chosen(ctx).quiet
+
+
 def _told(shown: Mapping[str, Any]) -> list[str]:
     """Return the keys that are told beside the operations, which have a table of their own."""
-    return [key for key in lending.filled(shown) if key not in ("operations", "digest", "terms")]
+    first = "api" if "owner" in shown else "name"
+    return [first, *(key for key in lending.filled(shown) if key not in (first, "operations", "digest", "terms"))]
 
 
 def _operations(shown: Mapping[str, Any], subscription: str = "") -> None:

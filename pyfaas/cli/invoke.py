@@ -18,7 +18,7 @@ from pyfaas.cli.publish import failed_version
 from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import AsyncClient
 from pyfaas.client.calls import NDJSON, call_headers, split_called
-from pyfaas.client.errors import FunctionError, NotAllowed, NotFound, from_problem, invalid
+from pyfaas.client.errors import FunctionError, InvalidRequest, NotAllowed, NotFound, from_problem, invalid
 from pyfaas.client.http import Reply
 from pyfaas.client.packing import pack
 from pyfaas.names import parse_duration
@@ -140,8 +140,8 @@ async def _invoke(  # noqa: PLR0913 - one call's parts
             error.hint = _where_it_says_why(name, error, invocation)
         raise
     finally:
-        if invocation and (options.verbose or logs) and "/" not in name:
-            await _tell_log(client, name, invocation)
+        if invocation and (options.verbose or logs):
+            await _tell_log(client, name.partition("/")[0], invocation)
 
 
 def _where_it_says_why(name: str, error: FunctionError, invocation: str) -> str:
@@ -151,7 +151,7 @@ def _where_it_says_why(name: str, error: FunctionError, invocation: str) -> str:
 
 
 async def _tell_log(client: AsyncClient, name: str, invocation: str) -> None:
-    with contextlib.suppress(NotFound, NotAllowed):  # of an account alias whose owner keeps the log sealed
+    with contextlib.suppress(NotFound, NotAllowed, InvalidRequest):  # of what is lent without its log
         async for line in client.logs(name, invocation=invocation):
             console.err(str(line["line"]))
 

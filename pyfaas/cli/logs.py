@@ -12,7 +12,8 @@ from pyfaas.cli import console
 from pyfaas.cli.options import Globals, Output
 from pyfaas.cli.session import act, chosen
 from pyfaas.client.aio import AsyncClient
-from pyfaas.names import parse_duration, split_target
+from pyfaas.client.calls import split_called
+from pyfaas.names import parse_duration
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -25,7 +26,7 @@ def _group() -> None:
 @app.command(epilog="Example: pyfaas logs greet -f --since 10m")
 def logs(  # noqa: PLR0913 - options of a command
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions; an account alias whose owner shows its logs")],
+    name: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="a function, or one of its versions; an account alias or a subscription whose owner lends its logs")],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as lines come")] = False,  # noqa: FBT002
     invocation: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="of one invocation only", show_default=False)
@@ -36,7 +37,8 @@ def logs(  # noqa: PLR0913 - options of a command
     build: Annotated[bool, typer.Option("--build", help="the log of preparing the version")] = False,  # noqa: FBT002
 ) -> None:
     """Show a function's log; every line carries its invocation's id."""
-    function, version = split_target(name)
+    called, version = split_called(name)
+    function = called.partition("/")[0]  # a subscription has one log for all its operations
     start = time.time() - parse_duration(since, "--since") / 1000 if since else None
 
     async def work(client: AsyncClient) -> None:

@@ -469,10 +469,16 @@ class Service:
         return self.registry.entry(caller.account.id, name)
 
     def _log_of(self, caller: Caller, name: str) -> FunctionId:
-        """Return whose log a name of the caller's is; of a function that is lent to it, the one of its own runs, if there is one."""
+        """Return whose log a name of the caller's is; of what is lent to it, the one of its own runs, if there is one."""
         entry = self.registry.by_name.get((caller.account.id, name))
         if entry is not None:
             return entry.function.id
+        shares = self.lending.shares
+        subscription = shares.subscription_names.get((caller.account.id, name))
+        if subscription is not None:
+            if any(version.terms.logs for version in shares.api_versions.get(subscription.api, {}).values()):
+                return FunctionId(subscription.id)  # of all its operations
+            raise PyfaasError(Code.NOT_ALLOWED, f"the owner of {name!r} lends no logs", hint="the owner can: logs = true in the next version")
         way = self.ways.find(caller.account.id, name)
         if not (way.is_own or way.keeps_logs):
             raise PyfaasError(Code.NOT_ALLOWED, f"the owner of {name!r} lends no logs", hint="the owner can: pyfaas share grant … --logs")

@@ -140,6 +140,8 @@ def test_an_api_is_asked_for_approved_used_and_retired(desks: tuple[Desk, Desk])
     assert json.loads(caller("""invoke theirs/tell -d '{"id": 7}'""")) == {"params": {"size": "small"}, "keys": {}, "id": 7}
     assert "/id" in caller.said("""invoke theirs/tell -d '{"id": "seven"}'""", status=2)[1]
     assert caller.document(f"api openapi {owner.account}/told")["info"]["version"] == "1"
+    assert "lends no logs" not in caller("invoke theirs/tell -v -d '{\"id\": 9}'")
+    assert "lends no logs" in caller.said("logs theirs", status=4)[1]
     owner("api deprecate told 1 --sunset 720h")
     assert json.loads(caller("map theirs/tell", given='{"id": 8}\n'))["ok"]["id"] == 8
     owner("api retire told 1 -y")
@@ -147,6 +149,17 @@ def test_an_api_is_asked_for_approved_used_and_retired(desks: tuple[Desk, Desk])
     caller("api unsubscribe theirs -y")
     owner("api rm told -y")
     assert f"{owner.account}/told" not in caller("api ls -q").split()
+
+
+def test_a_subscriber_reads_the_logs_that_are_lent(desks: tuple[Desk, Desk]) -> None:
+    """With `logs = true` a subscription has one log of its own runs, for all operations; its owner's has none of them."""
+    owner, caller = desks
+    (owner.directory / "api.toml").write_text(API.replace('access = "approval"', "logs = true").replace('input = "told.json"', ""))
+    assert owner("api publish -q") == "told\n"
+    caller(f"api subscribe {owner.account}/told --as theirs")
+    assert "seen ['id', 'own']" in caller.said("""invoke theirs/tell -v -d '{"id": 7, "own": 1}'""")[1]
+    assert "seen ['id', 'own']" in caller("logs theirs/tell")
+    assert "'own'" not in owner("logs teller")
 
 
 def test_the_sdk_lends_as_the_command_line_does(desks: tuple[Desk, Desk]) -> None:
