@@ -26,6 +26,7 @@ from pyfaas.network import NetworkPlan
 IDLE_S = 600.0  # a connection that moves no byte for so long is closed
 _AT_ONCE = 16  # taken from a socket in a turn of the loop
 _QUESTIONS = 500  # answered a second; whoever asks more waits
+_ARRIVALS = 1000  # connections taken a second, also those that are refused; the others wait in the doors' own queues
 _KNOCKS = 200  # heard a second
 _ASKING = 8  # TCP connections to the resolver
 _ASKING_S = 10.0
@@ -58,11 +59,12 @@ class VmDoors:
         *self._listeners, self._udp, self._tcp, self._knocks = self._sockets
         self._flows: set[Flow] = set()
         self._waiting: set[asyncio.Task[None]] = set()
+        self._arrived = 0  # since the last beat
         self._taken = 0  # connections that are being made or are there
         self._told: dict[str, float] = {}
         self._questions, self._heard = _QUESTIONS, 0
         self.bytes_in = self.bytes_out = self.connections = 0
-        self._resting: list[socket.socket] = []  # until there are descriptors again
+        self._resting: list[socket.socket] = []  # until the next beat
         for listener in self._listeners:
             listener.setblocking(False)
             self._listen(listener)
@@ -85,6 +87,7 @@ class VmDoors:
         for flow in [flow for flow in self._flows if now - flow.moved > IDLE_S]:
             flow.abort()
         self._told = {why: at for why, at in self._told.items() if now - at < _TOLD_S}
+        self._arrived = 0
         while self._resting:
             self._listen(self._resting.pop())
         if self._questions <= 0:
@@ -112,17 +115,25 @@ class VmDoors:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_AT_ONCE):
+            if self._arrived >= _ARRIVALS:
+                self._rest(listener)
+                return
             try:
                 client, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:  # it went before it was taken (accept(2)), or there are no descriptors
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    asyncio.get_running_loop().remove_reader(listener.fileno())
-                    self._resting.append(listener)
+                    self._rest(listener)
                 return
+            self._arrived += 1
             client.setblocking(False)
             self._came(client)
+
+    def _rest(self, listener: socket.socket) -> None:
+        """Take no connection from a door until the next beat."""
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+        self._resting.append(listener)
 
     def _came(self, client: socket.socket) -> None:
         if self._taken >= self._outside.connections:

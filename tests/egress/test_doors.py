@@ -239,6 +239,28 @@ def test_too_many_connections_are_refused(loop: Callable[[], Any], closing: Call
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_a_flood_of_connections_waits(loop: Callable[[], Any], closing: Callable[..., Any]) -> None:
+    """Past so many connections in a beat the next ones wait in the door's queue; then they are served as if nothing had been."""
+
+    async def scene(rig: Rig) -> None:
+        rig.doors._arrived = module._ARRIVALS - 1
+        opened = [await dial(rig.address) for _ in range(3)]
+        for _, writer in opened:
+            writer.write(b"a")
+        assert await opened[0][0].readexactly(1) == b"a"
+        await asyncio.sleep(0.05)
+        assert rig.doors._taken == 1
+        rig.doors.tend(time.monotonic())
+        for reader, writer in opened[1:]:
+            assert await reader.readexactly(1) == b"a"
+            writer.close()
+        opened[0][1].close()
+
+    with Outside(echo) as server:
+        run(loop, *closing(("x.test", server.port)), scene)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 def test_refusals_are_resets_with_a_reason(loop: Callable[[], Any], closing: Callable[..., Any]) -> None:
     """A name that leads where it may not, to nobody, or nowhere is reset at once, and each is said once."""
     with socket.create_server(("127.0.0.1", 0)) as closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -174,6 +175,21 @@ async def test_a_name_without_an_address(name_server: Serving) -> None:
     """A listed name that has no address outside cannot be reached, which is no refusal."""
     with pytest.raises(OSError, match="no address"):
         await reach(to("x.test", 80), Resolver("127.0.0.1 other.test\n", (await name_server({}))[1]), None)
+
+
+async def test_addresses_of_ipv6_are_reached_outside() -> None:
+    """Where this machine has IPv6 a name may lead there; an operator's own index does so here."""
+    anywhere = to("x.test", 0, "0.0.0.0/0")
+    try:
+        server = await asyncio.start_server(lambda _reader, writer: writer.close(), "::1", 0)
+    except OSError:  # this machine has none
+        with pytest.raises(OSError):  # noqa: PT011 - whatever it says
+            await reach(dataclasses.replace(anywhere, port=9), Resolver("::1 x.test\n"), None)
+        return
+    async with server:
+        outer, _ = await reach(dataclasses.replace(anywhere, port=server.sockets[0].getsockname()[1]), Resolver("::1 x.test\n"), None)
+        assert outer.family == socket.AF_INET6
+        assert await heard(outer) == b""
 
 
 def test_this_machines_own_addresses_are_known() -> None:
