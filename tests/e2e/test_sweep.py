@@ -29,8 +29,8 @@ from tests.e2e.test_kills import cgroups, left_of, tree
 _SEED = 20
 _ENOUGH_S = 90.0
 _OUTCOMES = {"lost", "crashed", "rejected", "cancelled", "init_error", "timeout"}  # what a kill may make of a call
-_VICTIMS = ("server", "launcher", "init", "container", "keeper", "nobody")
-_WEIGHTS = (4, 4, 4, 6, 1, 2)
+_VICTIMS = ("server", "launcher", "egress", "init", "container", "keeper", "nobody")
+_WEIGHTS = (4, 4, 2, 4, 6, 1, 2)
 SOURCE = "def handler(event, context):\n    return event"
 STREAM = "import time\ndef handler(event, context):\n    for n in range(5):\n        yield n\n        time.sleep(0.02)"
 
@@ -92,7 +92,7 @@ class Victims:
             self.house.process.wait()
             self.start()
         until = time.monotonic() + _ENOUGH_S
-        while kind in ("server", "launcher") and self._child(kind) in (None, pid):
+        while kind in ("server", "launcher", "egress") and self._child(kind) in (None, pid):
             assert time.monotonic() < until, f"no other {kind}"
             time.sleep(0.01)
         return True
