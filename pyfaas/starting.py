@@ -16,6 +16,7 @@ from pyfaas import network, premises
 from pyfaas.adapters import credentials, indexes, places
 from pyfaas.children import Child, Team
 from pyfaas.config import Config, process_environment
+from pyfaas.egress import settings
 from pyfaas.egress.options import EgressOptions
 from pyfaas.handover import Handover
 from pyfaas.premises import STORES, Refused
@@ -48,6 +49,7 @@ import os, sys
 sys.modules["numpy"] = None
 sys.path.insert(0, {path!r})
 sys.path.extend(path for path in {search!r} if path not in sys.path)
+from pyfaas.egress import settings
 from pyfaas.egress.options import EgressOptions
 from sandbox.errors import SandboxError
 from sandbox.launcher.cell import RESOLVING, Cell, enter
@@ -157,8 +159,11 @@ def start_launcher(given: Handover, life: int, tag: str, half: int, beside: Sequ
 
 
 def check_exits(config: Config) -> str | None:
-    """Return the text of the operator's hosts file, None without one; raises Refused or PyfaasError for what says nothing."""
+    """Return the text of the operator's hosts file, None without one; raises Refused, ValueError or PyfaasError for what says nothing."""
     network.ranges(config.egress_private)
+    if config.egress_resolver:
+        settings.server_of(config.egress_resolver)
+    settings.Proxy.parse(_proxy())
     if not config.egress_hosts:
         return None
     try:
@@ -171,7 +176,6 @@ def start_egress(given: Handover) -> tuple[socket.socket, Child]:
     """Start the way out; returns the server's end of its control socket, and the process. Raises OSError or Refused."""
     config, environ = given.config, process_environment()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    proxies = (environ.get(name, "") for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     options = EgressOptions(
         control=theirs.fileno(),
         uid=config.uid_base + 1 if given.uid else 0,
@@ -182,7 +186,7 @@ def start_egress(given: Handover) -> tuple[socket.socket, Child]:
         private=config.egress_private,
         hosts=check_exits(config),
         resolver=config.egress_resolver,
-        proxy=next(filter(None, proxies), ""),
+        proxy=_proxy(),
         no_proxy=environ.get("NO_PROXY") or environ.get("no_proxy", ""),
     )
     descriptor = memory_file(options.encode())
@@ -192,6 +196,11 @@ def start_egress(given: Handover) -> tuple[socket.socket, Child]:
     finally:
         theirs.close()
         os.close(descriptor)
+
+
+def _proxy() -> str:
+    environ = process_environment()
+    return next(filter(None, (environ.get(name, "") for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))), "")
 
 
 def _execute(program: str, name: str, passed: Sequence[int]) -> Child:

@@ -13,6 +13,7 @@ nothing is refused, as is a name that leads to a private range that neither the 
 the connection at once, and a sentence for the function's log.
 
     options.py    what the process is told when it is executed
+    settings.py   the operator's name server and proxy, read
     words.py      what server and egress tell each other
     rules.py      what a VM's plan allows: decisions without I/O
     naming.py     questions for names, as bytes to bytes

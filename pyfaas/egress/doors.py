@@ -18,9 +18,10 @@ from ipaddress import IPv4Network
 
 from pyfaas.egress import naming
 from pyfaas.egress.flows import Flow, reset
-from pyfaas.egress.reaching import CONNECT_S, Proxy, reach
+from pyfaas.egress.reaching import CONNECT_S, reach
 from pyfaas.egress.resolving import Resolver
 from pyfaas.egress.rules import Refused, Rules
+from pyfaas.egress.settings import Proxy
 from pyfaas.network import NetworkPlan
 
 IDLE_S = 600.0  # a connection that moves no byte for so long is closed

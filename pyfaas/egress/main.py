@@ -17,8 +17,8 @@ from pyfaas import network
 from pyfaas.egress import words
 from pyfaas.egress.doors import Outside, VmDoors
 from pyfaas.egress.options import EgressOptions
-from pyfaas.egress.reaching import Proxy
 from pyfaas.egress.resolving import Resolver
+from pyfaas.egress.settings import Proxy
 
 log = logging.getLogger(__name__)
 _BEAT_S = 1.0

@@ -8,69 +8,19 @@ tenants may not.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import ipaddress
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
 from pyfaas.egress.resolving import Resolver
 from pyfaas.egress.rules import Destination, Refused, checked, is_trusted_anywhere
+from pyfaas.egress.settings import Proxy
 from pyfaas.network import is_public
 
 CONNECT_S = 10.0  # for all of it
 _ONE_S = 3.0  # for an address, when there are others
 _KNOWN_S = 1.0  # to resolve a name that a proxy will resolve again
 _HEAD = 8192  # bytes of a proxy's answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proxy:
-    """An HTTP proxy that takes CONNECT (RFC 9110, 9.3.6), and for whom it is not asked."""
-
-    host: str
-    port: int
-    authorization: str = ""
-    without: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, url: str, no_proxy: str = "") -> Proxy | None:
-        """Read HTTPS_PROXY and NO_PROXY; None without one. Raises ValueError for what is no http:// URL."""
-        if not url:
-            return None
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError("HTTPS_PROXY, or ALL_PROXY: the way out takes proxies of http:// only")
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
-        return cls(
-            host=parts.hostname,
-            port=parts.port or 80,
-            authorization="Basic " + base64.b64encode(user.encode()).decode() if user else "",
-            without=tuple(word.strip().lower() for word in no_proxy.split(",") if word.strip()),
-        )
-
-    def is_for(self, host: str, port: int) -> bool:
-        """Tell whether it is asked for a host: NO_PROXY lists domains, addresses, ranges, `*`, each perhaps with a port."""
-        if (host, port) == (self.host, self.port):
-            return False
-        return not any(_fits(word, host, port) for word in self.without)
-
-
-def _fits(word: str, host: str, port: int) -> bool:
-    if word == "*":
-        return True
-    name, colon, only = word.rpartition(":")
-    if colon and only.isdecimal() and ":" not in name:
-        if int(only) != port:
-            return False
-        word = name
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(word, strict=False)
-    except ValueError:
-        domain = word.removeprefix("*").removeprefix(".")
-        return host == domain or host.endswith("." + domain)
 
 
 async def reach(destination: Destination, resolver: Resolver, proxy: Proxy | None) -> tuple[socket.socket, bytes]:

@@ -9,7 +9,6 @@ that changes is seen.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections import defaultdict
 from collections.abc import Mapping
@@ -21,8 +20,9 @@ import dns.name
 import dns.rdatatype
 import dns.resolver
 
+from pyfaas.egress.settings import is_address, server_of
+
 _THREADS = 32  # names that are looked for at once; a slow one costs its thread
-_DNS_PORT = 53
 _MOST = 16  # addresses that are tried of one name
 
 
@@ -99,26 +99,7 @@ def read_hosts(text: str) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, list[str]] = defaultdict(list)
     for line in text.splitlines():
         words = line.partition("#")[0].split()
-        if len(words) > 1 and _is_address(words[0]):
+        if len(words) > 1 and is_address(words[0]):
             for name in words[1:]:
                 found[name.lower().removesuffix(".")].append(words[0])
     return {name: tuple(addresses) for name, addresses in found.items()}
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def server_of(text: str) -> tuple[str, int]:
-    """Read ADDRESS[:PORT], an IPv6 address with a port in brackets; raises ValueError."""
-    if _is_address(text):
-        return text, _DNS_PORT
-    address, _, port = text.rpartition(":")
-    address = address.removeprefix("[").removesuffix("]")
-    if not _is_address(address) or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"egress_resolver: expected ADDRESS[:PORT], not {text!r}")
-    return address, int(port)

@@ -13,9 +13,10 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from pyfaas.egress.reaching import Proxy, is_ours, reach
-from pyfaas.egress.resolving import Resolver, read_hosts, server_of
+from pyfaas.egress.reaching import is_ours, reach
+from pyfaas.egress.resolving import Resolver, read_hosts
 from pyfaas.egress.rules import Destination, Refused
+from pyfaas.egress.settings import Proxy, server_of
 from pyfaas.network import ranges
 
 LOOPBACK = ranges("127.0.0.0/8")

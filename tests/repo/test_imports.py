@@ -63,7 +63,7 @@ PYFAAS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "pyfaas.starting",
         (
             *("pyfaas.premises", "pyfaas.adapters.credentials", "pyfaas.adapters.indexes", "pyfaas.adapters.places", "pyfaas.children"),
-            *("pyfaas.config", "pyfaas.egress.options", "pyfaas.handover", "pyfaas.network", "sandbox"),
+            *("pyfaas.config", "pyfaas.egress", "pyfaas.handover", "pyfaas.network", "sandbox"),
         ),
     ),
     (
