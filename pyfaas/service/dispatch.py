@@ -269,6 +269,9 @@ class Dispatcher:
         That is so when no ready version streams, and nobody will wait for one of which that is not known yet.
         """
         moves = entry.moves.get(pointer)
+        if moves is None and pointer.isdecimal():
+            version = entry.versions.get(int(pointer))
+            return version is not None and version.state is VersionState.READY and not (version.deleted or version.generator)
         if not moves or entry.streams():
             return False
         if all(entry.versions[n].state is VersionState.READY for n in (moves[-1].version, *moves[-1].weights)):
@@ -427,6 +430,17 @@ class Dispatcher:
             if call.started and call.session is not None:
                 call.session.end(Doom(Outcome.CANCELLED, _REVOKED))
         self.fleet.leave(lambda lane: lane.way is not None and any(use in ended for use in lane.way.gates))
+
+    def reach(self, account: AccountId, *, may_use_network: bool) -> None:
+        """Decide anew what an account's own and lent runs reach: containers that were made before take no further run.
+
+        One that is kept from the network has none in its next run, also while others wait. One that may use it again has it where
+        nothing runs any more.
+        """
+        lanes = [lane for lane in self.fleet.lanes.values() if account in lane.home and lane.version.revision.network]
+        self.fleet.leave(lambda lane: lane in lanes)
+        for lane in lanes if not may_use_network else ():
+            lane.lose_network()
 
     def client_left(self, call: Call) -> None:
         """Take note that the client has gone: what has not started never starts."""

@@ -59,8 +59,8 @@ class Lane:
         self.payer = way.payer if way is not None else entry.function.account
         self.is_fresh = way is not None and way.is_fresh  # a container answers one call
         self.network = plan(network) if network else None
-        home = way.home if way is not None else tenant
-        self.home = TenantKey(f"{home} {self.network.key}") if self.network is not None else home  # whose VMs
+        self._plain = way.home if way is not None else tenant
+        self.home = TenantKey(f"{self._plain} {self.network.key}") if self.network is not None else self._plain  # whose VMs
         revision = version.revision
         self.timeout_s = min(revision.timeout_ms, (way and way.timeout_ms) or revision.timeout_ms) / 1000
         self.init_timeout_s = revision.init_timeout_ms / 1000
@@ -86,6 +86,10 @@ class Lane:
         self.is_new = True  # nothing ran since it was made, or since a pointer came here
         self.is_gone = False  # it had nothing left, and was forgotten
         self.is_dropped = False  # the version was removed: containers end after their run
+
+    def lose_network(self) -> None:
+        """Let containers that come from now on reach nothing."""
+        self.network, self.home = None, self._plain
 
     @property
     def loaded(self) -> int:

@@ -108,6 +108,8 @@ class Service:
         """Change an account's staleness policy, the own one, or, for an admin, any account's policy, quota and network."""
         shown = await self.accounts.set(caller, name_or_id, policy, quota, network)
         self.dispatcher.admissions.load(shown["id"])
+        if network is not None:
+            self.dispatcher.reach(shown["id"], may_use_network=network)
         return shown
 
     async def remove_account(self, caller: Caller, name_or_id: str) -> None:
