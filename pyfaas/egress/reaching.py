@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 
 from pyfaas.egress.resolving import Resolver
-from pyfaas.egress.rules import Destination, Refused, checked, is_trusted_anywhere
+from pyfaas.egress.rules import Destination, Refused, checked
 from pyfaas.egress.settings import Proxy
 from pyfaas.network import is_public
 
@@ -46,7 +46,7 @@ async def reach(destination: Destination, resolver: Resolver, proxy: Proxy | Non
 
 def _not_ours(addresses: Sequence[str], destination: Destination) -> list[str]:
     """Leave out this machine's own public addresses: they lead to its own services, as loopback does."""
-    if is_trusted_anywhere(destination):
+    if destination.is_anywhere:
         return list(addresses)
     passed = [address for address in addresses if not is_public(address) or not is_ours(address)]
     if addresses and not passed:

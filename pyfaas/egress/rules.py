@@ -21,12 +21,16 @@ MOST_NAMES = 1024  # that wildcards of one VM give addresses to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Where a connection is to go: a name or a literal address, a port, and the private ranges where it may end."""
+    """Where a connection is to go: a name or a literal address, a port, and the private ranges where it may end.
+
+    `is_anywhere`: the operator's own index or proxy, wherever that is.
+    """
 
     host: str
     port: int
     is_literal: bool
     private: tuple[IPv4Network, ...] = ()
+    is_anywhere: bool = False
 
     @property
     def text(self) -> str:
@@ -67,10 +71,12 @@ class Rules:
             entries = [entry for entry in self._entries if entry.is_for(name, port)]
             if entries:
                 ranges = tuple(one for entry in entries for one in entry.ranges)
-                return Destination(host=name, port=port, is_literal=False, private=self._granted(ranges))
+                is_anywhere = self._private is None and any(one.prefixlen == 0 for one in ranges)
+                return Destination(host=name, port=port, is_literal=False, private=self._granted(ranges), is_anywhere=is_anywhere)
         if self._is_listed(IPv4Address(address), port):
             literal = (IPv4Network(address),)
-            return Destination(host=address, port=port, is_literal=True, private=self._granted(literal))
+            private, is_anywhere = self._granted(literal), self._private is None
+            return Destination(host=address, port=port, is_literal=True, private=private, is_anywhere=is_anywhere)
         raise Refused(unlisted(name or address, port))
 
     def _is_listed(self, address: IPv4Address, port: int) -> bool:
@@ -114,14 +120,9 @@ def is_allowed(address: str, destination: Destination) -> bool:
     return isinstance(found, IPv4Address) and any(found in one for one in destination.private)
 
 
-def is_trusted_anywhere(destination: Destination) -> bool:
-    """Tell whether a destination may end at any address: the operator's own index, wherever it is."""
-    return any(one.prefixlen == 0 for one in destination.private)
-
-
 def checked(destination: Destination, addresses: Sequence[str]) -> list[str]:
     """Return the addresses that may be connected to, in their order; raises Refused when there are some and none of them may."""
-    if is_trusted_anywhere(destination):
+    if destination.is_anywhere:
         return list(addresses)
     passed = [address for address in addresses if is_allowed(address, destination)]
     if addresses and not passed:

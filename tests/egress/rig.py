@@ -25,17 +25,17 @@ LINGER = struct.pack("ii", 1, 0)
 def doors(*names: tuple[str, int], at: str = INSIDE, private: str = "@127.0.0.0/8") -> tuple[NetworkPlan, list[socket.socket]]:
     """Return a plan for names and ports outside, and its sockets: each name's listeners have an address of their own here.
 
-    The listeners are on free ports; the plan's entries say these ports, so the server outside must listen on the same port elsewhere.
+    The plan's entries say the port that the server outside listens on, on another address; 0 is a free one, for what reaches nobody.
     """
     listeners, made, stand = [], [], []
     for number, (name, port) in enumerate(names):
         address = at[: at.rindex(".") + 1] + str(int(at.rpartition(".")[2]) + number)
         listener = socket.create_server((address, port), backlog=128)
         listeners.append(listener)
-        made.append(Door(address=address, port=port))
+        made.append(Door(address=address, port=listener.getsockname()[1]))
         stand.append((name, address))
     udp, tcp = resolver_sockets(at)
-    entries = tuple(f"{name}:{port}{private}" for name, port in names)
+    entries = tuple(f"{name}:{door.port}{private}" for (name, _), door in zip(names, made, strict=True))
     knocks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # stands for the packet socket: who sends to it knocks
     knocks.bind((at, 0))
     return NetworkPlan(entries=entries, doors=tuple(made), names=tuple(stand)), [*listeners, udp, tcp, knocks]

@@ -180,7 +180,7 @@ async def test_a_name_without_an_address(name_server: Serving) -> None:
 
 async def test_addresses_of_ipv6_are_reached_outside() -> None:
     """Where this machine has IPv6 a name may lead there; an operator's own index does so here."""
-    anywhere = to("x.test", 0, "0.0.0.0/0")
+    anywhere = dataclasses.replace(to("x.test", 0), is_anywhere=True)
     try:
         server = await asyncio.start_server(lambda _reader, writer: writer.close(), "::1", 0)
     except OSError:  # this machine has none

@@ -108,6 +108,13 @@ def test_a_literal_on_loopback_beside_localhost() -> None:
     assert made.destination("127.0.0.1", 81).is_literal
 
 
+def test_all_ranges_are_not_anywhere() -> None:
+    """Where operator and entry allow every IPv4 address, private ones of IPv6 are still refused: nobody listed them."""
+    made = rules_of("x.test:1@0.0.0.0/0", private="0.0.0.0/0")
+    destination = made.destination(str(made.address_of("x.test")), 1)
+    assert checked(destination, ["127.0.0.1", "::1", "::ffff:10.0.0.1"]) == ["127.0.0.1", "::ffff:10.0.0.1"]
+
+
 def test_the_operators_own_list() -> None:
     """Builds reach public hosts on the indexes' ports, and an index wherever it is, without anybody's leave."""
     made = rules_of("*:443", "index.test:443@0.0.0.0/0", "127.0.0.1:3141", is_trusted=True)
