@@ -313,7 +313,7 @@ class Service:
         lane = entry.routes.get(way or qualifier)
         if lane is not None:
             return not lane.version.generator
-        return way is None and self.dispatcher.is_whole(entry, qualifier or LATEST)
+        return self.dispatcher.is_whole(entry, (qualifier if way is None else way.qualifier) or LATEST)
 
     def check_url(self, caller: Caller | None, owner: str, name: str) -> None:
         """Let a call under /f/ pass when it is the owner's, or the function is public; raises unauthenticated or not_found."""
