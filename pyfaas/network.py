@@ -319,6 +319,7 @@ def kind(network: IPv4Network) -> str:
     return next((what for special, what in SPECIAL if _narrower(network, special)), "private")
 
 
+@lru_cache(maxsize=4096)  # asked for each connection
 def is_public(address: str) -> bool:
     """Tell whether an address, IPv4 or IPv6, is one of the public internet."""
     found = ipaddress.ip_address(address.partition("%")[0])

@@ -451,6 +451,33 @@ def test_an_upgrade_keeps_the_way_out(town: Town) -> None:
     assert town.ask(name, "tcp", "api.test", town.http) == "HTTP/1.0 200"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to see which files a confined process has open")
+def test_doors_end_with_their_vms(tmp_path: Path) -> None:
+    """When the launcher is gone, and with it all VMs, neither server nor egress holds any socket of theirs: their networks end."""
+    with started(tmp_path / "data") as house:
+        before = {name: _sockets(pid) for name, pid in house.children().items()}
+        for number in range(3):
+            assert house.deploy(f"f{number}", "def handler(e, c): return e", network=[f"x{number}.test:443"]).json["state"] == "ready"
+            assert house.invoke(f"f{number}", number).json == number
+        held = {name: _sockets(pid) for name, pid in house.children().items()}
+        assert held["egress"] >= before["egress"] + 3 * 4
+        os.kill(house.children()["launcher"], signal.SIGKILL)
+        until = time.monotonic() + 60
+        while any(_sockets(house.children()[name]) > before[name] + 2 for name in ("egress", "server")):
+            assert time.monotonic() < until, (before, held)
+            time.sleep(0.05)
+        assert house.invoke("f0", "again").json == "again"
+
+
+def _sockets(pid: int) -> int:
+    """Count the sockets of IP and packets that a process has open, whichever network they are of."""
+    found = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+    return found
+
+
 def test_nothing_is_left(tmp_path: Path) -> None:
     """A killed server, launcher or keeper takes the egress along, or has it followed by one for its successor; a stop leaves none."""
     with started(tmp_path / "data") as house:
