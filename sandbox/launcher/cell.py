@@ -129,7 +129,7 @@ def _mounts(cell: Cell) -> None:
     inside = [path for path in outermost(cell.needed) if kept and path.startswith(kept + "/")]
     hidden = [path for path in outermost(cell.needed) if closed_parent(path) and path not in inside]
     trees = [(path, kernel.open_tree(kernel.AT_FDCWD, path, recursive=True)) for path in (*hidden, *inside)]
-    for top in sorted({closed_parent(path) for path in (*hidden, cell.data)} - {""}):
+    for top in sorted({closed_parent(path) for path in (*hidden, cell.data or kept)} - {""}):
         kernel.mount("tmpfs", top, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=256k,mode=755")
     for path, tree in trees[: len(hidden)]:
         _attach(path, tree)
@@ -137,7 +137,9 @@ def _mounts(cell: Cell) -> None:
         os.makedirs(cell.data, 0o755, exist_ok=True)
     for path in [path for path in cell.hidden if os.path.isdir(path)]:
         kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=256k,mode=755")
-        _make_ways(path, inside)
+    if not cell.data:
+        for path, tree in trees[len(hidden) :]:
+            _make_place(path, tree)
     kernel.mount_setattr(kernel.AT_FDCWD, "/", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID, recursive=True)
     if cell.data:
         kernel.mount_setattr(data, "", kernel.ATTR_NOSUID | kernel.ATTR_NODEV | kernel.ATTR_NOEXEC)
@@ -149,22 +151,20 @@ def _mounts(cell: Cell) -> None:
         os.close(tree)
 
 
-def _make_ways(hidden: str, inside: Sequence[str]) -> None:
-    """Make the places under a hidden directory where something is read all the same: an interpreter in the data directory."""
-    for path in inside:
-        if path.startswith(hidden + "/"):
-            os.makedirs(path, 0o755, exist_ok=True)
-
-
 def _attach(path: str, tree: int) -> None:
     """Put a detached tree, a directory or a single file, at its place under a fresh tmpfs."""
+    _make_place(path, tree)
+    kernel.move_mount(tree, path)
+    os.close(tree)
+
+
+def _make_place(path: str, tree: int) -> None:
+    """Make what a detached tree is put on."""
     if stat.S_ISDIR(os.fstat(tree).st_mode):
         os.makedirs(path, 0o755, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    kernel.move_mount(tree, path)
-    os.close(tree)
 
 
 def closed_parent(path: str) -> str:

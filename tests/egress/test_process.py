@@ -176,6 +176,7 @@ def write(path):
 
 print(json.dumps({{
     "data": tried(lambda: open(hidden + "/secret").read()),
+    "module": tried(lambda: open(hidden + "/venv/lib/module").read()),
     "listing": tried(lambda: os.listdir(hidden)),
     "elsewhere": tried(lambda: os.listdir(os.path.dirname(hidden))),
     "write": tried(lambda: write(hidden + "/new")),
@@ -192,16 +193,20 @@ def test_what_it_may_touch(tmp_path: Path, is_confined: bool) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "secret").write_text("word")
+    (data / "venv/lib").mkdir(parents=True)  # what is read may lie in the data directory
+    (data / "venv/lib/module").write_text("read")
+    tmp_path.chmod(0o755)
+    data.chmod(0o755)
     program = _TRY.format(path=str(ROOT))
     uid = 2_000_001 if os.getuid() == 0 else 0
     told = subprocess.run(
-        [sys.executable, "-I", "-c", program, json.dumps([str(data), _needed(), uid, is_confined])], capture_output=True, text=True, check=True
+        [sys.executable, "-I", "-c", program, json.dumps([str(data), [*_needed(), f"{data}/venv"], uid, is_confined])], capture_output=True, text=True, check=True
     )
     Path("/tmp/pyfaas-egress-try").unlink(missing_ok=True)
     found = json.loads(told.stdout)
-    assert found.pop("hosts") == "True"
+    assert (found.pop("hosts"), found.pop("module")) == ("True", "'read'")
     if is_confined:
-        assert {name: text for name, text in found.items() if "Error" not in text} in ({}, {"listing": "[]"})
+        assert {name: text for name, text in found.items() if "Error" not in text} in ({}, {"listing": "[]"}, {"listing": "['venv']"})
     else:
         assert found == {**found, "data": "'word'", "write": "1", "temporary": "1", "execute": "True"}
         assert "secret" in found["listing"]
