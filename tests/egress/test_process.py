@@ -131,6 +131,33 @@ async def test_doors_outlive_the_process(rig: Rig) -> None:
         assert await waiting == b"meanwhile"
 
 
+async def test_the_keepers_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the keeper's environment says of a proxy holds for what is public, and for nothing that NO_PROXY names."""
+    heads: list[bytes] = []
+
+    def proxy(connection: socket.socket) -> None:
+        heads.append(connection.recv(4096))
+        connection.sendall(b"HTTP/1.1 200 ok\r\n\r\nby proxy")
+
+    with Outside(proxy) as server:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
+        monkeypatch.setenv("NO_PROXY", "near.test")
+        plan, sockets = doors(("far.test", 0), ("near.test", 0), at="127.0.7.1")
+        with contextlib.ExitStack() as stack:
+            for opened in sockets:
+                stack.enter_context(opened)
+            control, _, _ = stack.enter_context(process(tmp_path, ["93.184.216.34 far.test", "127.0.0.1 near.test"]))
+            port = EgressSocket(control)
+            stack.callback(port.shut)
+            port.open("vm", plan, [opened.fileno() for opened in sockets])
+            far, near = ((door.address, door.port) for door in plan.doors)
+            assert await asked(far, b"") == b"by proxy"
+            assert heads[0].startswith(f"CONNECT far.test:{far[1]} HTTP/1.1\r\n".encode())
+            with pytest.raises(OSError):  # noqa: PT011 - nobody listens there: it is reset while it is made, written or read
+                await asked(near, b"")
+            assert len(heads) == 1
+
+
 async def test_it_ends_with_its_server(rig: Rig) -> None:
     """When the server's end of the control socket is gone the process goes, by itself and without an error."""
     assert rig.child.poll() is None
