@@ -90,7 +90,8 @@ def test_a_function_is_lent_called_and_taken_back(desks: tuple[Desk, Desk]) -> N
     canary, name = secrets.token_hex(12), f"mine-{secrets.token_hex(4)}"
     (caller.directory / "key.txt").write_text(canary + "\n")
     target = f"{owner.account}/teller"
-    assert "nothing is lent" in caller.said("share ls")[1]
+    is_empty = not any(caller.document("share ls").values())  # the server is other tests' too, and they may have lent to everybody
+    assert ("nothing is lent" if is_empty else "to use what is lent to you") in caller.said("share ls")[1]
     assert f"share accept {target} --as NAME" in owner.said(f"share grant teller --to {caller.account} --lock tone=plain --require size")[1]
     assert target in caller("share ls")
     assert canary not in "".join(caller.said(f"share accept {target} --as {name} --param size:=3 --secret key=@key.txt"))
