@@ -195,14 +195,14 @@ class Pool:
         self.containers += 1
         return self._bind(slot, tenant, lane, now)
 
-    def spare(self, vm_id: str) -> bool:
-        """Say whether the VM is to be given another blank, and count it as coming: each active VM keeps one."""
+    def spare(self, vm_id: str, blanks: int = 1) -> bool:
+        """Say whether the VM is to be given another blank, and count it as coming: each active VM keeps one, or as many as are asked for."""
         vm = self.vms.get(vm_id)
-        if vm is None or vm.tenant is None or vm.forking or len(vm.slots) >= self.limits.per_vm:
+        if vm is None or vm.tenant is None or len(vm.slots) + vm.forking >= self.limits.per_vm:
             return False
         if self.containers + self.forking >= self.limits.max_containers:
             return False
-        if any(s.state is State.BLANK for s in vm.slots.values()):
+        if vm.forking + sum(s.state is State.BLANK for s in vm.slots.values()) >= blanks:
             return False
         vm.forking += 1
         self.forking += 1

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyfaas.service.session import Session
     from pyfaas.service.ways import Use, Way
 
+_MOST_SPARES = 8  # some 3 MiB each
 _SMALL = 32 << 10  # bytes of a call, which then is one packet
 CODE, ENVIRONMENT = "/app/code", "/app/environment"
 
@@ -86,6 +87,16 @@ class Lane:
         self.is_new = True  # nothing ran since it was made, or since a pointer came here
         self.is_gone = False  # it had nothing left, and was forgotten
         self.is_dropped = False  # the version was removed: containers end after their run
+        self._second = self._taken = 0  # blanks that were taken in a second of the clock
+
+    def spares(self, now: float) -> int:
+        """Return how many blanks its VM is to keep when one was taken at `now`: where each call needs one, as many as a second's calls, to a bound."""
+        if not self.is_fresh:
+            return 1
+        if int(now) != self._second:
+            self._second, self._taken = int(now), 0
+        self._taken += 1
+        return min(_MOST_SPARES, self._taken)
 
     def lose_network(self) -> None:
         """Let containers that come from now on reach nothing."""

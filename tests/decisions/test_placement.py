@@ -191,3 +191,49 @@ def _check(made: Pool) -> None:
         assert vm.tenant is not None or all(s.state is State.BLANK for s in vm.slots.values())
 
 
+
+
+def test_as_many_blanks_are_kept_as_are_asked_for() -> None:
+    """A VM is given blanks up to a number, those on their way included, and never beyond the room in it."""
+    made = pool(per_vm=4)
+    slot = made.place(A, ECHO, 1.0).slot
+    assert slot is not None
+    assert [made.spare(slot.vm, 2) for _ in range(3)] == [True, True, False]
+    made.forked(slot.vm, "c7", 1.0)
+    made.forked(slot.vm, "c8", 1.0)
+    assert not made.spare(slot.vm, 2)
+    assert [made.spare(slot.vm, 8) for _ in range(2)] == [True, False]
+
+
+def test_a_vm_with_network_is_made_for_its_home() -> None:
+    """A home without a VM has one made, whatever is warm; meanwhile no second one, and when it is there its blank is found."""
+    made = pool()
+    assert made.place(A, ECHO, 1.0, is_plain=False).step is Step.OPEN
+    assert made.place(A, OTHER, 1.0, is_plain=False).step is Step.FULL
+    made.vm_opened("net", "c9", 1.0, A)
+    placed = made.place(A, ECHO, 2.0, is_plain=False)
+    assert (placed.step, placed.slot.vm if placed.slot else "") == (Step.BLANK, "net")
+    assert "net" not in made.warm
+
+
+def test_a_failed_vm_is_tried_again() -> None:
+    """After a VM for a home could not be made, the next call has one made."""
+    made = pool()
+    assert made.place(A, ECHO, 1.0, is_plain=False).step is Step.OPEN
+    made.open_failed(A)
+    assert made.place(A, ECHO, 1.0, is_plain=False).step is Step.OPEN
+
+
+def test_tenants_of_one_home_share_vms_and_no_container() -> None:
+    """An idle container is its tenant key's only; another key of the same home finds the blank of the same VM."""
+    made = pool()
+    home = TenantKey("pair")
+    first = made.place(A, ECHO, 1.0, home=home).slot
+    assert first is not None
+    made.release(first, 1.5)
+    assert made.spare(first.vm)
+    made.forked(first.vm, "c9", 1.6)
+    second = made.place(B, ECHO, 2.0, home=home)
+    assert second.slot is not None
+    assert (second.step, second.slot.vm, second.slot.id != first.id) == (Step.BLANK, first.vm, True)
+    assert made.place(A, ECHO, 2.0, home=home).slot is first
