@@ -437,7 +437,7 @@ class Dispatcher:
         One that is kept from the network has none in its next run, also while others wait. One that may use it again has it where
         nothing runs any more.
         """
-        lanes = [lane for lane in self.fleet.lanes.values() if account in lane.home and lane.version.revision.network]
+        lanes = [lane for lane in self.fleet.lanes.values() if account in lane.accounts and lane.version.revision.network]
         self.fleet.leave(lambda lane: lane in lanes)
         for lane in lanes if not may_use_network else ():
             lane.lose_network()

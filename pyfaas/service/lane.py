@@ -61,6 +61,7 @@ class Lane:
         self.is_fresh = way is not None and way.is_fresh  # a container answers one call
         self.network = plan(network) if network else None
         self._plain = way.home if way is not None else tenant
+        self.accounts = {entry.function.account, *self._plain.split("+"), *((way.caller,) if way is not None else ())}  # who have a part in it
         self.home = TenantKey(f"{self._plain} {self.network.key}") if self.network is not None else self._plain  # whose VMs
         revision = version.revision
         self.timeout_s = min(revision.timeout_ms, (way and way.timeout_ms) or revision.timeout_ms) / 1000
